@@ -96,7 +96,10 @@ def _decode_tuple(args: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ..
 
 def _decode_scalar(kind: Any, data: Any, where: str) -> Any:
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        data = float(data)
+        try:
+            data = float(data)
+        except OverflowError:
+            raise ValueError(f"{where}: must be a finite number") from None
     if type(data) is not kind:
         raise ValueError(f"{where}: expected {kind.__name__}, got {_name(data)}")
     if kind is float and not math.isfinite(data):

@@ -42,6 +42,7 @@ def test_round_trip():
         ({"leaves": {"one": {"kind": "a", "size": [1.5]}}}, r"Tree.leaves.one.size\[0\]: expected int"),
         ({"leaves": {"one": {"kind": "a", "size": [True]}}}, r"size\[0\]: expected int, got True"),
         ({"leaves": {"one": {"kind": "a", "size": [], "ratio": float("inf")}}}, "ratio: must be a finite number"),
+        ({"leaves": {"one": {"kind": "a", "size": [], "ratio": 10**400}}}, "ratio: must be a finite number"),
         ({"leaves": {}, "flag": 1}, "Tree.flag: expected bool"),
         ({"leaves": {}, "note": 3}, "Tree.note: expected str"),
         ({"leaves": {}, "pair": ["x"]}, "Tree.pair: expected 2 values, got 1"),

@@ -21,7 +21,6 @@ def detect_board(device_tree: Path = _DEVICE_TREE) -> BoardProfile:
         names = device_tree.read_bytes().decode("ascii", "replace").split("\0")
     except OSError:
         return ONNXRUNTIME  # no device tree: not an Arm board
-    for board in BOARDS.values():
-        if any(name in names for name in board.soc_compatible):
-            return board
-    return ONNXRUNTIME
+    by_name = {name: board for board in BOARDS.values() for name in board.soc_compatible}
+    # The list goes from the most specific name to the most general one.
+    return next((by_name[name] for name in names if name in by_name), ONNXRUNTIME)

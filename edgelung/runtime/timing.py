@@ -43,17 +43,17 @@ class StageClock:
         self._seconds: dict[str, list[float]] = {}
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time the body as one call of the stage, also when it raises."""
+    def stage(self, name: str, calls: int = 1) -> Iterator[None]:
+        """Time the body as ``calls`` equal calls of a stage, also when it raises."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.add(name, time.perf_counter() - start)
+            self.add(name, time.perf_counter() - start, calls)
 
     def add(self, name: str, seconds: float, calls: int = 1) -> None:
-        """Count ``calls`` calls of a stage that took ``seconds`` each."""
-        self._seconds.setdefault(name, []).extend([seconds] * calls)
+        """Count ``calls`` equal calls of a stage that took ``seconds`` together."""
+        self._seconds.setdefault(name, []).extend([seconds / calls] * calls)
 
     def times(self) -> Mapping[str, StageTime]:
         """Stage -> its times, in the order in which stages first ended."""
