@@ -25,15 +25,17 @@ from edgelung.converters.models import get_model_entry
 from edgelung.runtime import CTPipeline, read_series
 
 MEMORY = """
-import json, resource, sys
+import json, sys
 from edgelung.runtime import CTPipeline, read_series
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+from edgelung.runtime.memory import resident_mib
 with CTPipeline.load(sys.argv[1]) as pipeline:
     pipeline.check_golden()
-    engine = peak()
-    result = pipeline(read_series(sys.argv[2]))
+    pipeline.check_golden()  # onnxruntime plans its memory in the first run and takes it in the second
+    engine, seen = resident_mib(), []
+    result = pipeline(read_series(sys.argv[2]), progress=lambda done, total: seen.append(resident_mib()))
+    seen.append(resident_mib())
     volume = result.volume.hu.nbytes / 2**20
-    print(json.dumps({"engine": engine, "peak": peak(), "volume": volume, "findings": len(result.findings)}))
+    print(json.dumps({"engine": engine, "peak": max(seen), "volume": volume, "findings": len(result.findings)}))
 """
 
 
@@ -82,6 +84,7 @@ def main() -> None:
     print(f"plain torch loop, median per slice   {np.median(theirs) * 1e3:.1f} ms")
     print(f"torch / CTPipeline, pair by pair     {np.median(ratios):.2f} ({ratios.min():.2f} .. {ratios.max():.2f})")
     above = memory["peak"] - memory["engine"]
+    print(f"memory of the engine                 {memory['engine']:.0f} MiB")
     print(f"peak memory above the engine         {above:.0f} MiB, of which {memory['volume']:.0f} MiB the volume")
     print(f"findings                             {memory['findings']}")
 

@@ -42,6 +42,7 @@ LIBRARIES = {
     "torch": ("edgelung.converters",),
     "onnx": ("edgelung.converters",),
     "onnxsim": ("edgelung.converters",),
+    "monai": ("edgelung.converters",),
     "safetensors": ("edgelung.converters",),
     "tomli": ("edgelung.converters",),
     "SimpleITK": ("edgelung.converters",),

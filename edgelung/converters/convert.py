@@ -42,6 +42,7 @@ from edgelung.runtime.preprocess import prepare_stack
 __all__ = ["Conversion", "Recipe", "convert"]
 
 VERIFIED_SLABS = 3  # phantom slabs, each with nodules, on which every artefact is compared with the original
+SLAB_NODULES = 6  # some in every slab, so that the network has something to answer to
 FIELD_OF_VIEW_MM = 360.0
 
 Slab = npt.NDArray[np.int16]
@@ -191,7 +192,10 @@ def _slabs(record: ConversionRecord, seed: int) -> list[Slab]:
     packing, (height, width) = record.spec.input.packing, record.spec.input.tensor.plane
     pixel_mm = FIELD_OF_VIEW_MM / max(height, width)
     shape, spacing_mm = (packing.slices, height, width), (1.25, pixel_mm, pixel_mm)
-    return [make_phantom(seed + index, shape=shape, spacing_mm=spacing_mm).volume.hu for index in range(VERIFIED_SLABS)]
+    return [
+        make_phantom(seed + index, shape=shape, spacing_mm=spacing_mm, nodules=SLAB_NODULES).volume.hu
+        for index in range(VERIFIED_SLABS)
+    ]
 
 
 def _artefact(file: FileRecord, recipe: Recipe, agreement: Agreement) -> Artefact:

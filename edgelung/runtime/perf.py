@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -12,12 +11,14 @@ import numpy as np
 
 from edgelung.boards import detect_board
 from edgelung.errors import InputError
+from edgelung.runtime.memory import resident_mib
 from edgelung.runtime.pipeline import CTPipeline
 from edgelung.runtime.timing import StageTime
 from edgelung.volume import CtVolume
 
 __all__ = ["PerfReport", "measure_latency"]
 
+ENGINE_RUNS = 2  # onnxruntime plans its memory in the first run and takes it in the second
 FRAME_STAGES = ("prepare", "infer", "stitch", "components", "frame")
 
 
@@ -33,7 +34,7 @@ class PerfReport:
         slices_per_run: Output slices of one call of the engine, among which its time is shared.
         golden_max_abs: Largest difference of the engine from the golden output, checked before measuring.
         frames_per_second: Frames over the time they took one after the other.
-        peak_memory_mib: Largest resident set of this process.
+        peak_memory_mib: Largest resident set of this process, looked at after every frame.
         memory_above_baseline_mib: How far that is above the engine with its network loaded and run once.
     """
 
@@ -79,18 +80,20 @@ def measure_latency(
     total = frames + warmup
     with CTPipeline.load(bundle, backend, threads=threads) as pipeline:
         volume = _to_and_fro(pipeline, total)
-        golden_max_abs = pipeline.check_golden()
-        baseline = _peak_memory_mib()
+        golden_max_abs = max(pipeline.check_golden() for _ in range(ENGINE_RUNS))
+        baseline = resident_mib()
+        peak = baseline
         if warmup:
             pipeline(_first_slices(volume, warmup), progress=progress)
 
         def report(done: int, _: int) -> None:
+            nonlocal peak
+            peak = max(peak, resident_mib())
             if progress is not None:
                 progress(warmup + done, total)
 
         result = pipeline(_first_slices(volume, frames), progress=report)
         stages = {name: time for name, time in result.times.items() if name in FRAME_STAGES}
-        peak = _peak_memory_mib()
         board = detect_board()
         return PerfReport(
             source="host" if board.platform is None else "measured",
@@ -119,7 +122,3 @@ def _to_and_fro(pipeline: CTPipeline, depth: int) -> CtVolume:
 
 def _first_slices(volume: CtVolume, count: int) -> CtVolume:
     return CtVolume(volume.hu[:count], volume.spacing_mm, volume.origin_mm, volume.direction)
-
-
-def _peak_memory_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0  # kibibytes on Linux

@@ -80,7 +80,7 @@ class CtResult:
             InputError: When a file cannot be written or the name is not one line.
         """
         name = series_id if series_id is not None else series_name(self.volume, series)
-        if not name.strip() or len(name.splitlines()) > 1:
+        if not name.strip() or name.splitlines() != [name]:
             raise InputError("must be one line of text", field="series_id")
         target = Path(folder)
         report = self.to_json(name)

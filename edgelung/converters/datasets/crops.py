@@ -24,23 +24,25 @@ class LabelledScan:
     Attributes:
         hu: (depth, height, width) Hounsfield units, axial, depth towards superior.
         mask: (depth, height, width) bool, nodule or not.
-        candidates: (n, 3) voxel indices to centre negative crops on, such as points in the lungs.
+        positives: (n, 3) voxel indices in nodules to take crops around.
+        negatives: (n, 3) voxel indices elsewhere to take crops around, such as vessels.
     """
 
     hu: npt.NDArray[Any]
     mask: npt.NDArray[np.bool_]
-    candidates: npt.NDArray[np.int64]
+    positives: npt.NDArray[np.int64]
+    negatives: npt.NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        if self.mask.shape != self.hu.shape or len(self.candidates) == 0:
-            raise InputError("a labelled scan needs a mask of its own shape and at least one candidate point")
+        if self.mask.shape != self.hu.shape or len(self.negatives) == 0:
+            raise InputError("a labelled scan needs a mask of its own shape and points for negative crops")
 
 
 class CropSampler:
     """An endless, seeded stream of batches for a segmentation network.
 
-    Each batch holds crops around nodule voxels and crops around candidate points, in the given share, shifted at
-    random and mirrored and turned by quarters. Slices are packed and intensities mapped by the network's own rules.
+    Each batch holds crops around positive and around negative points, in the given share, shifted at random and
+    mirrored and turned by quarters. Slices are packed and intensities mapped by the network's own rules.
 
     Args:
         scans: Where to crop.
@@ -61,10 +63,9 @@ class CropSampler:
         positives: float = 0.5,
         seed: int = 0,
     ) -> None:
-        if not any(scan.mask.any() for scan in scans):
+        if not any(len(scan.positives) for scan in scans):
             raise InputError("no scan holds a nodule to train on")
         self._scans = scans
-        self._nodules = [np.argwhere(scan.mask) for scan in scans]
         self._spec = spec
         self._crop = crop
         self._batch = batch
@@ -80,10 +81,9 @@ class CropSampler:
 
     def _one(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         random, packing = self._random, self._spec.packing
-        index = int(random.integers(len(self._scans)))
-        scan, points = self._scans[index], self._nodules[index]
-        if random.random() >= self._positives or len(points) == 0:
-            points = scan.candidates
+        scan = self._scans[int(random.integers(len(self._scans)))]
+        wanted = random.random() < self._positives and len(scan.positives) > 0
+        points = scan.positives if wanted else scan.negatives
         depth, *center = points[random.integers(len(points))]
         first = int(depth) - int(random.integers(packing.outputs))
         slices = np.clip(np.arange(first - packing.before, first + packing.outputs + packing.after), 0, None)
