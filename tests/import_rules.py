@@ -45,6 +45,7 @@ LIBRARIES = {
     "monai": ("edgelung.converters",),
     "safetensors": ("edgelung.converters",),
     "tomli": ("edgelung.converters",),
+    "tomllib": ("edgelung.converters",),  # not in the standard library of Python 3.10
     "SimpleITK": ("edgelung.converters",),
     "cv2": ("edgelung.converters",),
     "matplotlib": ("edgelung.converters",),

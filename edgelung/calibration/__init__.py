@@ -1,0 +1,24 @@
+"""Calibration data without patients: a seeded chest-CT phantom, and nodules inserted into real CTs.
+
+Host side: needs scipy (``pip install "edgelung[convert]"``).
+"""
+
+from edgelung.calibration.insertion import Insertion, insert_nodules
+from edgelung.calibration.luna16_writer import DatasetSummary, write_luna16
+from edgelung.calibration.lungs import segment_lungs
+from edgelung.calibration.nodules import Nodule
+from edgelung.calibration.phantom import Phantom, make_phantom
+
+__all__ = [
+    # the phantom
+    "Nodule",
+    "Phantom",
+    "make_phantom",
+    # nodules in real CTs
+    "Insertion",
+    "insert_nodules",
+    "segment_lungs",
+    # data sets on disk
+    "DatasetSummary",
+    "write_luna16",
+]
