@@ -4,7 +4,8 @@ This made examples/unet.pt:
 
     python examples/train_phantom.py --output examples/unet.pt
 
-A plain loop on seeded phantoms: half of the crops around nodules, half around points in the lungs.
+A plain loop on seeded phantoms: half of the crops around nodules, half around vessels and anything else. It takes about
+a quarter of an hour on one core.
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ def validate(model: torch.nn.Module, scan: LabelledScan) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="checkpoint to write (weights only)")
-    parser.add_argument("--scans", type=int, default=16, help="phantom slabs to train on")
-    parser.add_argument("--depth", type=int, default=64, help="slices of each")
-    parser.add_argument("--steps", type=int, default=1500, help="batches of 32 crops")
+    parser.add_argument("--scans", type=int, default=24, help="phantom slabs to train on")
+    parser.add_argument("--depth", type=int, default=48, help="slices of each")
+    parser.add_argument("--steps", type=int, default=2500, help="batches of 32 crops")
     parser.add_argument("--seed", type=int, default=0, help="of crops and initial weights")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to torch")
     args = parser.parse_args()

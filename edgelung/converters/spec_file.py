@@ -89,8 +89,6 @@ def read_spec(path: Path | str) -> NetworkSpec:
     data = _read_toml(Path(path), str(path))
     try:
         return from_json(NetworkSpec, data)
-    except OverflowError:
-        raise InputError("holds an integer larger than any float", source=path, hint=HINT) from None
     except ValueError as error:
         where, _, problem = str(error).partition(": ")
         key = where.removeprefix(NetworkSpec.__name__).removeprefix(".")

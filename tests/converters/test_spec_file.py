@@ -46,7 +46,7 @@ def test_defaults_may_be_left_out(tmp_path):
         ("shape = [1, 1, 256, 256]", "shape = [1, 1, 128, 128]", "", "output.tensor has the plane"),
         ("clip_hu = [-1000.0, 400.0]", "clip_hu = [400, -1000]", "input.intensity", "must rise"),
         ("clip_hu = [-1000.0, 400.0]", "clip_hu = [nan, 0.0]", "input.intensity.clip_hu[0]", "finite"),
-        ("scale = 0.0007142857142857143", "scale = 1" + "0" * 400, "", "larger than any float"),
+        ("scale = 0.0007142857142857143", "scale = 1" + "0" * 400, "input.intensity.scale", "finite"),
         ('# dtype = "float32"', 'dtype = "int8"', "", "input.tensor is int8"),
         ('name = "logit"', 'name = "ct"', "", "both called 'ct'"),
         ('quantity = "logit"', 'quantity = "mask"', "output.quantity", "not one of"),
