@@ -33,3 +33,16 @@ def test_an_unknown_target_lists_the_known_ones():
     with pytest.raises(InputError, match="unknown target 'rk9999'; known targets: onnxruntime, rk3588, rk3588s"):
         get_board("rk9999")
     assert all(name == board.name for name, board in BOARDS.items())
+
+
+def test_both_npus_are_described_and_differ_in_their_memory_clock():
+    boards = [get_board(name) for name in ("rk3588", "rk3588s")]
+    assert [board.npu.ddr_mhz for board in boards] == [2112, 1560]
+    assert len(set(boards)) == 2
+    for board in boards:
+        assert board.npu.npu_mhz == 1000
+        assert 10 < board.npu.bandwidth_gb_s < 12
+        assert all(cost.read_ns + cost.write_ns >= 0 for cost in board.npu.operators.values())
+        for (table, _), spread in board.npu.spreads.items():
+            assert 0 < spread.low < 1 < spread.high, table
+    assert get_board("onnxruntime").npu is None
