@@ -3,11 +3,15 @@
 Host side: needs scipy (``pip install "edgelung[convert]"``).
 """
 
+from edgelung.calibration.holdout import Holdout
 from edgelung.calibration.insertion import Insertion, insert_nodules
 from edgelung.calibration.luna16_writer import DatasetSummary, write_luna16
 from edgelung.calibration.lungs import segment_lungs
 from edgelung.calibration.nodules import Nodule
 from edgelung.calibration.phantom import Phantom, make_phantom
+from edgelung.calibration.series import DataSource, describe_data
+from edgelung.calibration.sets import choose_held_out, choose_slabs, phantom_slabs
+from edgelung.calibration.slabs import CalibrationSet, Provenance, Slab
 
 __all__ = [
     # the phantom
@@ -18,6 +22,16 @@ __all__ = [
     "Insertion",
     "insert_nodules",
     "segment_lungs",
+    # calibration sets
+    "CalibrationSet",
+    "DataSource",
+    "Holdout",
+    "Provenance",
+    "Slab",
+    "choose_held_out",
+    "choose_slabs",
+    "describe_data",
+    "phantom_slabs",
     # data sets on disk
     "DatasetSummary",
     "write_luna16",
