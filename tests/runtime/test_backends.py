@@ -1,27 +1,83 @@
 """One contract for every engine, and how an engine is chosen."""
 
+import hashlib
 import json
+import sys
 
 import numpy as np
 import pytest
+from boards.rknn_builder import description, rknn_bytes
 from bundle_builders import bright_output, make_bundle, network_input
+from fake_rknnlite import FakeNpu
 
 from edgelung.boards import get_board
 from edgelung.bundle import open_bundle
 from edgelung.errors import BackendError, BackendUnavailableError, BundleError, InputError, VerificationError
-from edgelung.runtime.backends import BACKENDS, open_session, table, usable_backend
+from edgelung.runtime.backends import BACKENDS, SessionOptions, open_session, rknn, table, usable_backend
 from edgelung.runtime.golden import check_golden
 from edgelung.runtime.preprocess import prepare_stack
+
+NPU_FILE = "networks/bright/rk3588-fp16.rknn"
+TENSORS = ({"slices": (1, 3, 64, 64)}, {"probability": (1, 1, 64, 64)})
+
+
+def add_npu_artefact(target, content=None):
+    """Give a bundle an .rknn file and its record."""
+    content = rknn_bytes(description(*TENSORS)) if content is None else content
+    (target / NPU_FILE).write_bytes(content)
+    manifest = json.loads((target / "manifest.json").read_text())
+    artefacts = manifest["networks"]["bright"]["artefacts"]
+    record = {
+        "file": NPU_FILE,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "size": len(content),
+        "target": "rk3588",
+        "engine": "rknn",
+        "platforms": ["rk3588"],
+        "precision": "fp16",
+        "golden_tolerance": 0.01,
+        "weight_memory_kib": 0.1,
+        "model_size_kib": len(content) / 1024,
+        "layers": {"total": 2, "npu": 2, "cpu": 0, "float16": 2, "convert": 0},
+        "latency": {
+            "us": 900.0,
+            "us_per_run": 900.0,
+            "slices_per_run": 1,
+            "interval_us": [800.0, 1000.0],
+            "source": "estimated",
+            "board": "rk3588",
+        },
+    }
+    artefacts[:] = [*(item for item in artefacts if item["engine"] != "rknn"), record]
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    return target
 
 
 @pytest.fixture
 def bundle(tmp_path):
-    with open_bundle(make_bundle(tmp_path / "b")) as opened:
+    with open_bundle(add_npu_artefact(make_bundle(tmp_path / "b"))) as opened:
         yield opened
+
+
+def npu_network(nhwc):
+    """The test network as an NPU has it: NHWC in, NCHW out."""
+    stack = (nhwc[0].transpose(2, 0, 1).astype(np.float64) - 0.5) / 0.01
+    return [bright_output(stack, network_input())[np.newaxis]]
+
+
+@pytest.fixture
+def npu(monkeypatch):
+    """A board with a stand-in for rknnlite."""
+    npu = FakeNpu(npu_network)
+    npu.install(monkeypatch)
+    monkeypatch.setattr(rknn, "detect_board", lambda: get_board("rk3588s"))
+    return npu
 
 
 @pytest.fixture(params=BACKENDS)
 def session(request, bundle):
+    if request.param == "rknn":
+        request.getfixturevalue("npu")
     session = open_session(bundle, "bright", request.param)
     yield session
     session.close()
@@ -96,8 +152,6 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_refused(tmp_path):
 
 
 def test_a_file_that_is_no_model_is_a_backend_error_with_one_line(tmp_path):
-    import hashlib
-
     target = make_bundle(tmp_path / "b")
     (target / "networks/bright/onnxruntime-fp32.onnx").write_bytes(b"junk")
     manifest = json.loads((target / "manifest.json").read_text())
@@ -118,7 +172,7 @@ def test_auto_takes_onnxruntime_here_and_never_replay(bundle, monkeypatch):
 
 
 def test_an_unknown_engine_lists_the_known_ones(bundle):
-    with pytest.raises(InputError, match="unknown backend 'tpu'; choose auto, onnxruntime, replay"):
+    with pytest.raises(InputError, match="unknown backend 'tpu'; choose auto, rknn, onnxruntime, replay"):
         usable_backend(bundle, "tpu")
 
 
@@ -157,3 +211,170 @@ def test_the_test_network_is_what_its_numpy_twin_says(bundle):
     stack = np.random.default_rng(5).integers(-1000, 1000, size=(3, 64, 64)).astype(np.int16)
     answer = open_session(bundle, "bright", "onnxruntime").run(prepare_stack(stack, spec))
     np.testing.assert_allclose(answer[0], bright_output(stack, spec), atol=1e-5)
+
+
+# What only the rknn engine has. The stand-in replays what was seen of rknnlite; the NPU itself is in none of this.
+
+
+def test_an_npu_session_gets_one_core_and_nhwc_and_is_released_once(bundle, npu):
+    session = open_session(bundle, "bright", "rknn", SessionOptions(core=2))
+    assert ("init_runtime", 4) in npu.calls
+    assert npu.open == 1
+    session.run(golden_input(bundle)[0])
+    assert npu.calls[-1] == ("inference", ((1, 64, 64, 3),))
+    session.close()
+    session.close()
+    assert [call for call, _ in npu.calls].count("release") == 1
+    assert npu.open == 0
+
+
+@pytest.mark.parametrize("core", [-1, 3])
+def test_a_core_that_the_board_does_not_have_is_refused(bundle, npu, core):
+    with pytest.raises(BackendError, match=f"rk3588s has 3 NPU cores, no core {core}"):
+        open_session(bundle, "bright", "rknn", SessionOptions(core=core))
+    assert npu.calls == []
+
+
+def test_channels_come_out_where_they_went_in(tmp_path, npu):
+    npu.network = lambda nhwc: [nhwc.transpose(0, 3, 1, 2)[:, 2:].copy()]
+    with open_bundle(add_npu_artefact(make_bundle(tmp_path / "b"))) as bundle:
+        tensor = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
+        answer = open_session(bundle, "bright", "rknn").run(tensor)
+    assert np.array_equal(answer, tensor[:, 2:])
+    assert not np.array_equal(answer, tensor[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("trouble", "call", "reason"),
+    [
+        ({"init_code": -13}, "init_runtime", r"-1 \(RKNN_ERR_FAIL\); the lines that rknnlite wrote"),
+        ({"api": "2.3.0 (c949ad889d@2024-11-07)"}, "open", r"librknnrt 2\.3\.0 is older than the toolkit 2\.3\.2"),
+        ({"api": "unknown"}, "get_sdk_version", "no API version"),
+    ],
+)
+def test_a_failed_open_says_why_and_leaves_nothing_open(bundle, npu, trouble, call, reason):
+    for name, value in trouble.items():
+        setattr(npu, name, value)
+    with pytest.raises(BackendError, match=reason) as caught:
+        open_session(bundle, "bright", "rknn")
+    assert caught.value.call == call
+    assert "\n" not in str(caught.value)
+    assert npu.open == 0
+    assert npu.calls[-1] == ("release", None)
+
+
+@pytest.mark.parametrize("api", ["2.3.2 (x)", "2.10.0 (x)", "9.9.9"])
+def test_a_runtime_of_the_toolkits_age_or_newer_is_taken(bundle, npu, api):
+    npu.api = api
+    open_session(bundle, "bright", "rknn").close()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"junk", "fewer than the header"),
+        (rknn_bytes()[:-1], "should end"),
+        (rknn_bytes(description({"slices": (1, 4, 64, 64)}, TENSORS[1])), "the network's input is"),
+        (rknn_bytes(description(TENSORS[0], {"logit": (1, 1, 64, 64)})), "the network's output is"),
+        (rknn_bytes(description(TENSORS[0], {"a": (1, 1, 64, 64), "b": (1, 1, 64, 64)})), "the network's output is"),
+        (rknn_bytes(description(*TENSORS, version="new")), "'new' is no version"),
+    ],
+    ids=["junk", "truncated", "input", "output", "two outputs", "version"],
+)
+def test_a_file_that_rknnlite_would_open_is_refused(tmp_path, npu, content, reason):
+    target = add_npu_artefact(make_bundle(tmp_path / "b"), content)
+    with open_bundle(target) as bundle, pytest.raises(BackendError, match=reason) as caught:
+        open_session(bundle, "bright", "rknn")
+    assert "\n" not in str(caught.value)
+    assert npu.open == 0
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (lambda nhwc: [np.full((1, 1, 64, 64), np.nan, np.float32)], "NaN"),
+        (lambda nhwc: [np.zeros((1, 64, 64, 1), np.float32)], "output is"),
+        (lambda nhwc: [np.zeros((1, 1, 64, 65), np.float32)], "output is"),
+        (lambda nhwc: [np.zeros((1, 1, 64, 64), np.int8)], "output is int8"),
+        (lambda nhwc: [np.zeros((1, 1, 64, 64), np.float32)] * 2, "2 outputs"),
+        (lambda nhwc: [], "0 outputs"),
+    ],
+    ids=["nan", "layout", "size", "dtype", "two", "none"],
+)
+def test_an_output_that_cannot_be_meant_is_a_failure(bundle, npu, network, reason):
+    npu.network = network
+    with pytest.raises(BackendError, match=reason):
+        open_session(bundle, "bright", "rknn").run(golden_input(bundle)[0])
+
+
+@pytest.mark.parametrize("call", ["inputs_code", "outputs_code"])
+def test_an_inference_without_outputs_is_a_failure(bundle, npu, call):
+    session = open_session(bundle, "bright", "rknn")
+    setattr(npu, call, -5)
+    with pytest.raises(BackendError, match="inference failed: no outputs came back"):
+        session.run(golden_input(bundle)[0])
+
+
+def test_a_run_that_rknnlite_ignored_shows_in_the_golden_check_alone(bundle, npu):
+    """The limit of what can be seen: the outputs of the run before come back, and they look right."""
+    session = open_session(bundle, "bright", "rknn")
+    tensor, _ = golden_input(bundle)
+    air = session.run(np.full_like(tensor, -9.5))
+    npu.run_code = -1
+    assert np.array_equal(session.run(tensor), air)
+    with pytest.raises(VerificationError):
+        check_golden(bundle, "bright", session, 0.01)
+
+
+def test_an_exception_of_rknnlite_becomes_one_line(bundle, npu):
+    def broken(nhwc):
+        raise RuntimeError("first\nsecond")
+
+    session = open_session(bundle, "bright", "rknn")
+    npu.network = broken
+    with pytest.raises(BackendError, match=r"rknn: inference failed: first$"):
+        session.run(golden_input(bundle)[0])
+
+
+def test_what_the_rknn_engine_lacks_is_said_in_words(npu, tmp_path, monkeypatch):
+    library = tmp_path / "librknnrt.so"
+    monkeypatch.setattr(rknn, "RUNTIME_LIBRARY", library)
+    assert rknn.lacking() == f"the NPU's runtime library {library} is not there"
+    library.touch()
+    assert rknn.lacking() == ""
+    monkeypatch.setattr(rknn, "detect_board", lambda: get_board("onnxruntime"))
+    monkeypatch.setattr(rknn, "find_spec", lambda name: None)
+    assert rknn.lacking() == "this is no board with a known NPU, the package rknn-toolkit-lite2 is not installed"
+
+
+def test_auto_takes_the_npu_where_there_is_one(bundle, npu, tmp_path, monkeypatch):
+    monkeypatch.setattr(rknn, "RUNTIME_LIBRARY", tmp_path)
+    assert usable_backend(bundle, "auto", board=get_board("rk3588s")) == "rknn"
+    with open_bundle(make_bundle(tmp_path / "plain")) as plain:  # no artefact for it
+        assert usable_backend(plain, "auto", board=get_board("rk3588s")) == "onnxruntime"
+
+
+def test_the_stand_in_replays_what_was_seen_of_rknnlite(npu, tmp_path):
+    from rknnlite.api import RKNNLite
+
+    lite = RKNNLite()
+    junk = tmp_path / "junk"
+    junk.write_bytes(b"junk")
+    assert lite.init_runtime() == -1
+    assert lite.inference([np.zeros((1, 4, 4, 3), np.float32)]) is None
+    assert lite.get_sdk_version() is None
+    assert lite.load_rknn(str(tmp_path / "absent")) == lite.load_rknn(str(tmp_path)) == -1
+    assert lite.load_rknn(str(junk)) == 0
+    assert lite.init_runtime(core_mask=9) == -1
+    assert lite.init_runtime(core_mask=RKNNLite.NPU_CORE_1) == 0
+    npu.network = lambda nhwc: [nhwc]
+    assert lite.inference([np.zeros((1, 4, 4, 9), np.float64)]) is None
+    assert lite.inference([np.zeros((1, 4, 4, 9), np.float32)])[0].shape == (1, 4, 4, 9)  # channels are not checked
+    npu.run_code = -1
+    assert lite.inference([np.ones((1, 4, 4, 9), np.float32)])[0].max() == 0  # of the run before
+
+
+def test_a_broken_installation_of_rknnlite_is_one_line(bundle, npu, monkeypatch):
+    monkeypatch.delattr(sys.modules["rknnlite.api"], "RKNNLite")
+    with pytest.raises(BackendError, match="rknn: import failed: cannot import name 'RKNNLite'"):
+        open_session(bundle, "bright", "rknn")

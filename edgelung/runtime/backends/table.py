@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from edgelung.boards import BoardProfile, detect_board
 from edgelung.bundle import Bundle
 from edgelung.errors import BackendUnavailableError, BundleError, InputError
-from edgelung.runtime.backends import onnxruntime, replay
+from edgelung.runtime.backends import onnxruntime, replay, rknn
 from edgelung.runtime.backends.protocol import Session, SessionOptions
 
 __all__ = ["BACKENDS", "Backend", "open_session", "usable_backend"]
@@ -31,6 +31,7 @@ class Backend:
 
 # In the order in which `auto` tries them.
 BACKENDS: dict[str, Backend] = {
+    rknn.ENGINE: Backend(rknn.lacking, rknn.RknnSession),
     onnxruntime.ENGINE: Backend(onnxruntime.lacking, onnxruntime.OnnxRuntimeSession),
     replay.ENGINE: Backend(replay.lacking, replay.ReplaySession, automatic=False),
 }
