@@ -1,4 +1,7 @@
-"""The whole way on one machine: a phantom CT, a bundle made from a torch U-Net, findings, pictures, latency.
+"""The whole way on one machine: a phantom CT, a bundle for the NPU from a torch U-Net, findings, pictures, latency.
+
+The bundle holds the network compiled for an RK3588S in int8, checked in the vendor's simulator, and in float32 for
+onnxruntime, which is what runs here.
 
     python examples/demo.py --output build/demo
 
@@ -59,7 +62,7 @@ def main() -> None:
     phantom, bundle, result = (args.output / name for name in ("phantom", "unet.bundle", "result"))
     run("edgelung", "phantom", phantom, "--scans", 1, "--seed", 7, "--shape", args.slices, 512, 512)
     (series,) = phantom.glob("subset0/*.mhd")
-    run("edgelung-convert", EXAMPLES / "unet.pt", "--precision", "fp32", "--output", bundle, "--overwrite")
+    run("edgelung-convert", EXAMPLES / "unet.pt", "--target", "rk3588s", "--ptq", "--output", bundle, "--overwrite")
     run("edgelung", "inspect", bundle)
     run("edgelung", "run", series, "--bundle", bundle, "--output", result, "--overwrite")
     compare(result / "findings.json", phantom / "annotations.csv")

@@ -12,6 +12,8 @@ from edgelung.bundle import (
     Artefact,
     BundleWriter,
     Golden,
+    LatencyRecord,
+    LayerCounts,
     Manifest,
     NetworkRecord,
     PipelineRecord,
@@ -100,6 +102,12 @@ def _manifest(spec, quantity, model, golden) -> Manifest:
         platforms=("any",),
         precision="fp32",
         golden_tolerance=1e-4,
+        weight_memory_kib=28 * 4 / 1024,
+        model_size_kib=model.size / 1024,
+        layers=LayerCounts(total=2, npu=0, cpu=2, float16=0, convert=0),
+        latency=LatencyRecord(
+            900.0, 900.0 * spec.packing.outputs, spec.packing.outputs, (800.0, 1000.0), "host", "host"
+        ),
     )
     output = NetworkOutput(TensorSpec(quantity, (1, spec.packing.outputs, *spec.tensor.plane)), quantity)
     network = NetworkRecord("nodule-segmentation", "bright", 28, spec, output, (artefact,), (golden,))

@@ -23,19 +23,35 @@ ROOMS = (
 CONVERTER_ROOMS = (
     ("edgelung.converters",),  # the door
     ("edgelung.converters.convert",),
+    ("edgelung.converters.artefacts",),
+    ("edgelung.converters.sensitivity",),
+    ("edgelung.converters.stages",),
+    ("edgelung.converters.loading",),
+    ("edgelung.converters.slabs",),
+    ("edgelung.converters.recipe",),
     ("edgelung.converters.record",),
     ("edgelung.converters.tasks",),
+    ("edgelung.converters.fidelity",),
     ("edgelung.converters.verify",),
     ("edgelung.converters.targets",),
+    ("edgelung.converters.device",),
+    ("edgelung.converters.toolkit",),
     ("edgelung.converters.training",),
     ("edgelung.converters.datasets",),
+    ("edgelung.converters.passes",),
     ("edgelung.converters.spec_file", "edgelung.converters.checkpoint", "edgelung.converters.architecture"),
     ("edgelung.converters.models",),
+    ("edgelung.converters.route",),
 )
 # Where a library other than numpy may be imported.
 LIBRARIES = {
     "click": ("edgelung.cli",),
-    "onnxruntime": ("edgelung.runtime.backends.onnxruntime", "edgelung.converters.verify"),
+    "onnxruntime": (
+        "edgelung.runtime.backends.onnxruntime",
+        "edgelung.converters.verify",
+        "edgelung.converters.targets.onnx_int8",
+    ),
+    "rknn": ("edgelung.converters.toolkit.worker",),
     "rknnlite": ("edgelung.runtime.backends.rknn",),
     "pydicom": ("edgelung.runtime.readers",),
     "scipy": ("edgelung.calibration", "edgelung.converters"),

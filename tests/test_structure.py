@@ -16,8 +16,19 @@ PACKAGE = Path(edgelung.__file__).parent
 
 DOORS = {
     "edgelung": ["__version__"],
-    "edgelung.boards": ["BOARDS", "BoardProfile", "detect_board", "get_board"],
+    "edgelung.boards": [
+        "BOARDS",
+        "BoardProfile",
+        "LatencyEstimate",
+        "LayerEstimate",
+        "LayerRecord",
+        "SliceLatency",
+        "detect_board",
+        "estimate",
+        "get_board",
+    ],
     "edgelung.runtime": [
+        "ArtefactEstimate",
         "BACKENDS",
         "CTPipeline",
         "CtResult",
@@ -26,6 +37,7 @@ DOORS = {
         "PerfReport",
         "SessionOptions",
         "StageTime",
+        "estimate_bundle",
         "measure_latency",
         "prepare_output",
         "read_series",

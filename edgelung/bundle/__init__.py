@@ -4,12 +4,11 @@ A folder, or one zip file with stored entries, that holds compiled networks, one
 outputs. The manifest is written last, so that its presence means that the bundle is complete.
 """
 
+from edgelung.bundle.artefact import Artefact, FidelityRow, FileRecord, LatencyRecord, LayerCounts
 from edgelung.bundle.describe import describe
 from edgelung.bundle.manifest import (
     FORMAT_VERSION,
-    Artefact,
-    FidelityRow,
-    FileRecord,
+    CalibrationRecord,
     Golden,
     Manifest,
     NetworkRecord,
@@ -29,9 +28,12 @@ __all__ = [
     # the manifest
     "FORMAT_VERSION",
     "Artefact",
+    "CalibrationRecord",
     "FidelityRow",
     "FileRecord",
     "Golden",
+    "LatencyRecord",
+    "LayerCounts",
     "Manifest",
     "NetworkRecord",
     "PipelineRecord",

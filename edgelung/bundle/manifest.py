@@ -9,108 +9,25 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgelung._codec import from_json, to_json
+from edgelung.bundle.artefact import MANIFEST_NAME, Artefact, FileRecord
 from edgelung.errors import BundleError
 from edgelung.spec import NetworkInput, NetworkOutput
 
 __all__ = [
     "FORMAT_VERSION",
-    "MANIFEST_NAME",
-    "Artefact",
-    "FidelityRow",
-    "FileRecord",
+    "CalibrationRecord",
     "Golden",
     "Manifest",
     "NetworkRecord",
     "PipelineRecord",
     "Provenance",
     "StageRecord",
+    "parse_manifest",
 ]
 
 FORMAT_VERSION = 1
-MANIFEST_NAME = "manifest.json"
-MAX_FILE_BYTES = 2**32  # no board of this kind has the memory for a larger model
-ANY_PLATFORM = "any"
 
-_SEGMENT = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
-_FILE = re.compile(rf"{_SEGMENT}(/{_SEGMENT}){{0,3}}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """One file of a bundle.
-
-    Attributes:
-        file: Path within the bundle, with forward slashes.
-        sha256: Of its content, lower-case hexadecimal.
-        size: In bytes.
-    """
-
-    file: str
-    sha256: str
-    size: int
-
-    def __post_init__(self) -> None:
-        if not _FILE.fullmatch(self.file) or self.file == MANIFEST_NAME:
-            raise ValueError(f"{self.file!r} is not a plain path within the bundle")
-        if not _SHA256.fullmatch(self.sha256):
-            raise ValueError("sha256 must be 64 lower-case hexadecimal digits")
-        if not 0 <= self.size <= MAX_FILE_BYTES:
-            raise ValueError(f"size must lie in 0..{MAX_FILE_BYTES}, got {self.size}")
-
-
-@dataclass(frozen=True)
-class FidelityRow:
-    """One measured agreement of an artefact with the original network.
-
-    Attributes:
-        metric: What was compared.
-        value: The value found.
-        limit: The value it had to keep.
-        against: The reference.
-        data: The inputs, by kind (never by patient).
-        samples: How many inputs.
-    """
-
-    metric: str
-    value: float
-    limit: float
-    against: str
-    data: str
-    samples: int
-
-
-@dataclass(frozen=True)
-class Artefact(FileRecord):
-    """A network compiled for one engine.
-
-    Attributes:
-        target: What it was compiled for: ``onnxruntime`` or a board.
-        engine: Which backend opens it.
-        platforms: SoC families it runs on; ``("any",)`` for a portable one.
-        precision: Arithmetic of its layers.
-        golden_tolerance: Largest absolute difference from the golden outputs, in the output's own unit.
-        fidelity: What verification measured.
-    """
-
-    target: str
-    engine: Literal["onnxruntime", "rknn"]
-    platforms: tuple[str, ...]
-    precision: Literal["fp32", "fp16", "int8"]
-    golden_tolerance: float
-    fidelity: tuple[FidelityRow, ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.platforms:
-            raise ValueError("an artefact names its platforms")
-        if self.golden_tolerance <= 0:
-            raise ValueError("golden_tolerance must be positive")
-
-    def runs_on(self, platform: str | None) -> bool:
-        """Whether it is made for this SoC family (None: no NPU)."""
-        return ANY_PLATFORM in self.platforms or platform in self.platforms
 
 
 @dataclass(frozen=True)
@@ -174,6 +91,39 @@ class StageRecord:
 
 
 @dataclass(frozen=True)
+class CalibrationRecord:
+    """What slices were fitted to, in counts and keyed hashes: no path, name, date or identifier.
+
+    Attributes:
+        kind: How the data lay on disk; ``phantom`` when there were none.
+        purpose: What the slices were for.
+        series_given: CT series to choose from.
+        series_used: Series that slices were taken of.
+        series_unsuitable: Series without lungs, or without room for slices.
+        slabs: Stacks of consecutive slices.
+        slices: Slices of each.
+        gap: Slices on both sides of the held-out ones that were kept out as well.
+        salt: Hexadecimal key of the hashes.
+        hashes: HMAC-SHA256 of each used series.
+        seed: Of the choice; None where nothing was drawn.
+        holdout: (low, high) axial slices that were kept out.
+    """
+
+    kind: str
+    purpose: str
+    series_given: int
+    series_used: int
+    series_unsuitable: int
+    slabs: int
+    slices: int
+    gap: int
+    salt: str
+    hashes: tuple[str, ...]
+    seed: int | None = None
+    holdout: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where the networks come from: hashes and counts, no paths and nothing of a patient.
 
@@ -181,11 +131,13 @@ class Provenance:
         checkpoint_sha256: Of the file that was converted.
         checkpoint_format: Its container.
         stages: What was done, in order.
+        calibration: What quantisation was fitted to.
     """
 
     checkpoint_sha256: str
     checkpoint_format: str
     stages: tuple[StageRecord, ...] = ()
+    calibration: CalibrationRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -213,7 +165,10 @@ class Manifest:
     def files(self) -> Iterator[FileRecord]:
         """Every file of the bundle but the manifest."""
         for network in self.networks.values():
-            yield from network.artefacts
+            for artefact in network.artefacts:
+                yield artefact
+                if artefact.layer_table is not None:
+                    yield artefact.layer_table
             for golden in network.golden:
                 yield from (golden.input, golden.output)
 

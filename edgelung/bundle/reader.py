@@ -16,7 +16,8 @@ from typing import IO, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgelung.bundle.manifest import MANIFEST_NAME, Artefact, FileRecord, Manifest, parse_manifest
+from edgelung.bundle.artefact import MANIFEST_NAME, Artefact, FileRecord
+from edgelung.bundle.manifest import Manifest, parse_manifest
 from edgelung.errors import BundleError
 
 __all__ = ["Bundle", "open_bundle"]

@@ -14,7 +14,8 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from edgelung.bundle.manifest import MANIFEST_NAME, FileRecord, Manifest
+from edgelung.bundle.artefact import MANIFEST_NAME, FileRecord
+from edgelung.bundle.manifest import Manifest
 from edgelung.errors import BundleError
 
 __all__ = ["BundleWriter"]

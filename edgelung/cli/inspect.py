@@ -35,15 +35,42 @@ def inspect(bundle: Path, as_json: bool) -> None:
         network = description["networks"][name]
         shapes = " -> ".join("x".join(map(str, network[side]["tensor"]["shape"])) for side in ("input", "output"))
         click.echo(f"{role:11} {name}: {network['architecture']}, {network['parameters']:,} parameters, {shapes}")
-    rows = [
-        (item["network"], item["target"], item["precision"], f"{item['size'] / 1024:.1f}", item["sha256"][:12])
+    artefacts = [
+        (
+            item["network"],
+            item["target"],
+            item["precision"],
+            f"{item['weight_memory_kib']:.1f}",
+            f"{item['model_size_kib']:.1f}",
+            _layers(item["layers"]),
+            f"{item['latency']['us'] / 1e3:.1f} ({item['latency']['source']})",
+            item["sha256"][:12],
+        )
         for item in description["artefacts"]
     ]
-    click.echo("\n" + format_table(("network", "target", "precision", "size KiB", "sha256"), rows))
+    header = ("network", "target", "precision", "weights KiB", "file KiB", "layers", "ms per slice", "sha256")
+    click.echo("\n" + format_table(header, artefacts))
     fidelity = [
-        (item["network"], item["target"], row["metric"], f"{row['value']:.3g}", f"{row['limit']:.3g}", row["samples"])
+        (
+            item["network"],
+            item["target"],
+            row["metric"],
+            f"{row['value']:.3g}",
+            f"{row['bound']} {row['limit']:.3g}" if "limit" in row else "",
+            f"{row['samples']} {row['data']}",
+        )
         for item in description["artefacts"]
         for row in item["fidelity"]
     ]
     if fidelity:
-        click.echo("\n" + format_table(("network", "target", "fidelity", "value", "limit", "samples"), fidelity))
+        click.echo("\n" + format_table(("network", "target", "against the original", "value", "limit", "on"), fidelity))
+    for item in description["artefacts"]:
+        if not item["verified"]:
+            click.echo(f"\nWARNING: {item['network']} for {item['target']} MISSED a limit and was kept on request")
+
+
+def _layers(counts: dict[str, int]) -> str:
+    """`27 on the NPU, 0 float16`, say."""
+    where = f"{counts['npu']} NPU, {counts['cpu']} CPU" if counts["npu"] else f"{counts['total']} CPU"
+    float16 = f", {counts['float16']} float16" if counts["float16"] else ""
+    return f"{where}{float16}, {counts['convert']} convert" if counts["convert"] else f"{where}{float16}"

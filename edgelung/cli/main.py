@@ -14,6 +14,7 @@ from edgelung.cli.inspect import inspect
 from edgelung.cli.perf import perf
 from edgelung.cli.phantom import phantom
 from edgelung.cli.run import run
+from edgelung.cli.toolkit import toolkit
 from edgelung.errors import EdgelungError
 
 __all__ = ["edgelung", "run_convert", "run_edgelung", "run_perf"]
@@ -34,7 +35,7 @@ def edgelung() -> None:
     """
 
 
-for _command in (convert, inspect, perf, phantom, run):
+for _command in (convert, inspect, perf, phantom, run, toolkit):
     edgelung.add_command(_command)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ class ConversionRecord:
         architecture: Registry name, factory, or ``onnx`` for a ready graph.
         spec: What it eats and gives.
         reference: The original network: float32 input tensor to float32 output tensor.
+        reference_quantity: What that one gives, whatever ``spec`` says of the network as it is now.
         source_sha256: Of the file it came from.
         source_format: Container of that file.
         parameters: Trainable numbers in it.
@@ -38,6 +39,7 @@ class ConversionRecord:
     architecture: str
     spec: NetworkSpec
     reference: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+    reference_quantity: Literal["probability", "logit"]
     source_sha256: str
     source_format: str
     parameters: int

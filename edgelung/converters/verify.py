@@ -27,7 +27,15 @@ from torch import nn
 
 from edgelung.errors import BackendError, ConversionError, InputError, VerificationError
 
-__all__ = ["FP32_LIMIT", "FP32_RELATIVE_LIMIT", "Agreement", "compare_outputs", "onnx_function", "verify_onnx"]
+__all__ = [
+    "FP32_LIMIT",
+    "FP32_RELATIVE_LIMIT",
+    "Agreement",
+    "compare_outputs",
+    "onnx_function",
+    "torch_function",
+    "verify_onnx",
+]
 
 Array = npt.NDArray[np.float32]
 FP32_LIMIT = 1e-3  # largest difference: about ten times what the two engines were measured to differ by
@@ -172,6 +180,15 @@ def onnx_function(path: Path | str) -> Callable[[Array], Array]:
         return result
 
     return run
+
+
+def torch_function(model: nn.Module) -> Callable[[Array], Array]:
+    """A torch network as a function; it is run in eval mode on its own device and left as it was.
+
+    Raises:
+        ConversionError: From the function, if the network fails.
+    """
+    return lambda tensor: _run_torch(model, [tensor])[0]
 
 
 def _run_torch(model: nn.Module, inputs: Sequence[Array]) -> list[Array]:

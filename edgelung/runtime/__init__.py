@@ -1,6 +1,7 @@
 """The board side: from a CT series to findings, with numpy and one inference engine."""
 
 from edgelung.runtime.backends import BACKENDS, SessionOptions
+from edgelung.runtime.estimates import ArtefactEstimate, estimate_bundle
 from edgelung.runtime.findings import Finding
 from edgelung.runtime.perf import PerfReport, measure_latency
 from edgelung.runtime.pipeline import CTPipeline
@@ -19,9 +20,11 @@ __all__ = [
     "CtVolume",
     "read_series",
     # engines and their times
+    "ArtefactEstimate",
     "BACKENDS",
     "PerfReport",
     "SessionOptions",
     "StageTime",
+    "estimate_bundle",
     "measure_latency",
 ]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 import torch
 
 from edgelung.bundle import open_bundle
+from edgelung.calibration import make_phantom
+from edgelung.calibration.metaimage_writer import write_metaimage
 from edgelung.converters import Recipe, convert
-from edgelung.converters import convert as convert_door
+from edgelung.converters.fidelity import FidelityLimits
 from edgelung.converters.models import UNetLuna, UNetWidths
+from edgelung.converters.route import Route
 from edgelung.errors import BundleError, ConversionError, InputError, VerificationError
 from edgelung.runtime import CTPipeline, CtVolume
 
@@ -47,7 +51,14 @@ def bundle(checkpoint, tmp_path_factory):
     stages = []
     result = convert(Recipe(checkpoint, target, plane=PLANE), stage=stages.append)
     assert result.output == target
-    assert stages == ["read the network", "export to ONNX", "verify against the original", "write the bundle"]
+    assert stages == [
+        "read the network",
+        "choose slices",
+        "export to ONNX",
+        "run the original",
+        "make and verify: onnxruntime",
+        "write the bundle",
+    ]
     return target
 
 
@@ -78,16 +89,70 @@ def test_the_manifest_tells_where_the_network_came_from_and_nothing_else(bundle,
     assert [stage["stage"] for stage in manifest["provenance"]["stages"]] == ["read", "onnx"]
     assert {row["metric"] for row in network["artefacts"][0]["fidelity"]} == {
         "largest difference",
+        "mean difference",
         "difference relative to spread",
+        "mask recall",
+        "mask precision",
+        "mask Dice",
     }
+    (artefact,) = network["artefacts"]
+    assert artefact["latency"]["source"] == "host" and artefact["latency"]["us"] > 0
+    assert artefact["layers"]["total"] == artefact["layers"]["cpu"] > 10
+    assert artefact["weight_memory_kib"] == pytest.approx(4 * network["parameters"] / 1024, rel=0.2)
     assert str(checkpoint.parent) not in text
     assert checkpoint.name not in text
 
 
 def test_equal_recipes_give_equal_bundles(bundle, checkpoint, tmp_path):
     convert(Recipe(checkpoint, tmp_path / "again.bundle", plane=PLANE))
-    with open_bundle(bundle) as one, open_bundle(tmp_path / "again.bundle") as other:
-        assert one.sha256 == other.sha256
+    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (bundle, tmp_path / "again.bundle")]
+    latencies = [manifest["networks"]["unet-luna"]["artefacts"][0].pop("latency") for manifest in manifests]
+    assert manifests[0] == manifests[1]  # all hashes included
+    assert latencies[0]["slices_per_run"] == latencies[1]["slices_per_run"] == 1
+
+
+def test_int8_for_onnxruntime_is_restructured_fitted_to_phantoms_and_verified(checkpoint, tmp_path):
+    notes = []
+    recipe = Recipe(checkpoint, tmp_path / "q.bundle", plane=PLANE, ptq="normal", calibration_slabs=2)
+    (artefact,) = convert(recipe, note=notes.append).artefacts
+    assert (artefact.precision, artefact.target, artefact.verified) == ("int8", "onnxruntime", True)
+    assert artefact.layers.convert > 10
+    assert any("give real CTs with --data" in note for note in notes)
+    with CTPipeline.load(tmp_path / "q.bundle") as pipeline:
+        manifest = pipeline.bundle.manifest
+        assert pipeline.check_golden() <= artefact.golden_tolerance
+    assert manifest.networks["unet-luna"].output.quantity == "logit"
+    calibration = manifest.provenance.calibration
+    assert (calibration.kind, calibration.slabs, calibration.holdout) == ("phantom", 2, None)
+    assert [stage.stage for stage in manifest.provenance.stages] == ["read", "restructure", "onnx"]
+
+
+def test_an_artefact_below_its_limits_is_refused_or_kept_and_marked(checkpoint, tmp_path, monkeypatch):
+    strict = FidelityLimits(None, 1e-9, 1.0, 1.0, 1.0)
+    monkeypatch.setattr("edgelung.converters.stages.LIMITS", {"int8": strict})
+    recipe = Recipe(checkpoint, tmp_path / "q.bundle", plane=PLANE, ptq="normal", calibration_slabs=2)
+    with pytest.raises(VerificationError, match=r"onnxruntime int8.*--keep-failing"):
+        convert(recipe)
+    assert list(tmp_path.iterdir()) == []
+    (artefact,) = convert(replace(recipe, keep_failing=True)).artefacts
+    assert not artefact.verified
+    assert any(not row.kept for row in artefact.fidelity)
+
+
+def test_held_out_slices_are_verified_on_and_recorded(checkpoint, tmp_path):
+    made = make_phantom(5, shape=(40, *PLANE), spacing_mm=(3.0, 2.6, 2.6), nodules=8)
+    series = tmp_path / "series" / "scan.mhd"
+    series.parent.mkdir()
+    write_metaimage(series, made.volume)
+    options = {"plane": PLANE, "ptq": "normal", "calibration_slabs": 2, "verification_slabs": 3}
+    recipe = Recipe(checkpoint, tmp_path / "q.bundle", data=series, holdout=(12, 24), keep_failing=True, **options)
+    result = convert(recipe)
+    (artefact,) = result.artefacts
+    assert {row.data for row in artefact.fidelity} == {"held-out slabs"}
+    assert {row.samples for row in artefact.fidelity} == {3}
+    calibration = result.manifest.provenance.calibration
+    assert (calibration.kind, calibration.holdout, calibration.gap) == ("series", (12, 24), 7)
+    assert "scan" not in (tmp_path / "q.bundle" / "manifest.json").read_text()
 
 
 def test_a_ready_onnx_model_becomes_a_bundle_too(bundle, tmp_path):
@@ -144,11 +209,46 @@ def test_a_network_of_ones_own_needs_a_factory_and_a_spec(tmp_path, monkeypatch)
         ({"source": Path("m.onnx"), "arch": "a:b"}, "has its own architecture"),
         ({"source": Path("m.pt"), "arch": "a:b"}, "--arch needs a description"),
         ({"source": Path("m.pt"), "spec": Path("s.toml")}, "has a spec of its own"),
+        ({"targets": ("onnxruntime", "onnxruntime")}, "each target once"),
+        ({"targets": ("rk3399",)}, "unknown target"),
+        ({"precision": "fp16", "ptq": "normal"}, "two routes"),
+        ({"precision": "fp32", "targets": ("rk3588s",)}, "does not compute in float32"),
+        ({"precision": "fp16"}, "computes in float32 on a CPU.*choose --precision fp32"),
+        ({"precision": "fp16", "targets": ("rk3588s", "onnxruntime")}, "leave --target onnxruntime out"),
+        ({"ptq": "mmse"}, "one of the RK3588 toolkit"),
+        ({"toolkit": "2.3.2"}, "no target that needs it"),
+        ({"holdout": (3, 9)}, "add --data"),
+        ({"data": Path("d"), "holdout": (9, 3)}, "no range of slices"),
+        ({"calibration_slabs": 0}, "at least one slab"),
     ],
 )
 def test_recipes_that_contradict_themselves_are_refused(options, reason):
     with pytest.raises(InputError, match=reason):
-        Recipe(output=Path("b"), **options)
+        Recipe(**{"source": Path("m.pt"), "output": Path("b"), **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "route", "restructures"),
+    [
+        ({}, Route("fp32"), False),
+        ({"ptq": "normal"}, Route("int8", "normal"), True),
+        ({"targets": ("rk3588",)}, Route("int8", "normal"), True),
+        ({"targets": ("rk3588",), "restructure": False}, Route("int8", "normal"), False),
+        ({"targets": ("rk3588", "rk3588s"), "precision": "fp16"}, Route("fp16"), True),
+        ({"targets": ("rk3588s",), "ptq": "hybrid"}, Route("int8", "hybrid"), True),
+    ],
+)
+def test_each_recipe_has_one_route(options, route, restructures):
+    recipe = Recipe(Path("m.pt"), Path("b"), **options)
+    assert (recipe.route, recipe.restructures) == (route, restructures)
+
+
+def test_an_npu_target_without_the_toolkit_stops_at_once_with_the_command_to_run(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGELUNG_HOME", str(tmp_path / "empty"))
+    stages = []
+    with pytest.raises(ConversionError, match=r"edgelung toolkit install 2\.3\.2"):
+        convert(Recipe(checkpoint, tmp_path / "b", targets=("rk3588s",)), stage=stages.append)
+    assert stages == [] and list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_is_taken_is_refused_before_any_work(checkpoint, bundle):
@@ -159,7 +259,7 @@ def test_a_place_that_is_taken_is_refused_before_any_work(checkpoint, bundle):
 
 
 def test_nothing_is_left_when_verification_fails(checkpoint, tmp_path, monkeypatch):
-    module = sys.modules["edgelung.converters.convert"]
+    module = sys.modules["edgelung.converters.stages"]
 
     def export_another(model, spec, path):
         changed = UNetLuna(model.widths)
@@ -169,7 +269,7 @@ def test_nothing_is_left_when_verification_fails(checkpoint, tmp_path, monkeypat
     original = module.export_onnx
     monkeypatch.setattr(module, "export_onnx", export_another)
     with pytest.raises(VerificationError):
-        convert_door(Recipe(checkpoint, tmp_path / "b", plane=PLANE))
+        convert(Recipe(checkpoint, tmp_path / "b", plane=PLANE))
     assert list(tmp_path.iterdir()) == []
 
 

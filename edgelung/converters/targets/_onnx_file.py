@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 import onnxsim
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, numpy_helper
 
 from edgelung.converters.spec_file import NetworkSpec
 from edgelung.errors import ConversionError, InputError
@@ -40,6 +40,7 @@ class OnnxFile:
         opset: Of the standard operators.
         operators: Operator type -> how often, most frequent first.
         parameters: Numbers in its float weights, statistics of normalisation included.
+        weight_bytes: Of all its constants.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class OnnxFile:
     opset: int
     operators: dict[str, int]
     parameters: int
+    weight_bytes: int
 
 
 def read(path: Path, source: str) -> ModelProto:
@@ -144,7 +146,9 @@ def write(model: ModelProto, path: Path) -> OnnxFile:
     operators = dict(Counter(node.op_type for node in model.graph.node).most_common())
     weights = (tensor for tensor in model.graph.initializer if tensor.data_type in FLOATS)
     parameters = sum(math.prod(tensor.dims) for tensor in weights)
-    return OnnxFile(path, hashlib.sha256(raw).hexdigest(), len(raw), opset_of(model), operators, parameters)
+    weight_bytes = sum(numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer)
+    sha256 = hashlib.sha256(raw).hexdigest()
+    return OnnxFile(path, sha256, len(raw), opset_of(model), operators, parameters, weight_bytes)
 
 
 def _side_differences(side: str, values: list[ValueInfoProto], wanted: TensorSpec) -> list[str]:

@@ -1,0 +1,127 @@
+"""What a user asks a conversion for, checked before anything is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from edgelung.boards import get_board
+from edgelung.converters.route import Algorithm, Route
+from edgelung.errors import InputError
+
+__all__ = ["HOST", "Recipe"]
+
+HOST: Final = "onnxruntime"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to convert and how.
+
+    Attributes:
+        source: A checkpoint, or a ready ``.onnx`` model.
+        output: The bundle to write: a folder, or a file ending in ``.zip``.
+        model: Registry name of the network.
+        arch: ``package.module:factory`` of a network of one's own, instead of ``model``.
+        spec: TOML file that describes it; needed for ``arch`` and for a ready model.
+        targets: Boards to compile for, by name; ``onnxruntime`` is any CPU.
+        precision: Floating point of this width; excludes ``ptq``.
+        ptq: Post-training quantisation to int8 by this algorithm; excludes ``precision``.
+        restructure: Fold BatchNorms and split the final sigmoid off first, where an NPU or int8 gains by it.
+        data: A series, a folder of series or a LUNA16 root to calibrate and verify on; None takes the phantom.
+        holdout: (low, high) slices of the axial volume, half-open, that nothing is fitted to and all is verified on.
+        calibration_slabs: How many stacks of slices ranges are fitted to.
+        verification_slabs: How many stacks of slices every artefact is compared with the original on.
+        toolkit: Version of the vendor's toolkit; None takes the default one.
+        plane: (height, width) of a registry network's compiled input; a spec file has its own.
+        seed: Of everything that is drawn.
+        overwrite: Replace a bundle that is there.
+        keep_failing: Write the bundle even if an artefact misses a limit, and mark it.
+
+    Raises:
+        InputError: If parts contradict each other.
+    """
+
+    source: Path
+    output: Path
+    model: str = "unet-luna"
+    arch: str | None = None
+    spec: Path | None = None
+    targets: tuple[str, ...] = (HOST,)
+    precision: Literal["fp32", "fp16"] | None = None
+    ptq: Algorithm | None = None
+    restructure: bool = True
+    data: Path | None = None
+    holdout: tuple[int, int] | None = None
+    calibration_slabs: int = 12
+    verification_slabs: int = 8
+    toolkit: str | None = None
+    plane: tuple[int, int] = (512, 512)
+    seed: int = 0
+    overwrite: bool = False
+    keep_failing: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_source()
+        self._check_targets()
+        self._check_data()
+
+    @property
+    def npu_targets(self) -> tuple[str, ...]:
+        """Targets with an NPU."""
+        return tuple(name for name in self.targets if get_board(name).platform)
+
+    @property
+    def route(self) -> Route:
+        """The route: what was asked for, int8 for an NPU when nothing was, float32 otherwise."""
+        if self.ptq:
+            return Route("int8", self.ptq)
+        if self.precision:
+            return Route(self.precision)
+        return Route("int8", "normal") if self.npu_targets else Route("fp32")
+
+    @property
+    def restructures(self) -> bool:
+        """Whether the network is restructured: on a CPU in float32 nothing is gained (docs/restructuring.md)."""
+        return self.restructure and (bool(self.npu_targets) or self.route.precision == "int8")
+
+    def _check_source(self) -> None:
+        ready = self.source.suffix == ".onnx"
+        if ready and self.arch:
+            raise InputError("a ready .onnx model has its own architecture", field="arch", hint="leave out --arch")
+        if (ready or self.arch) and self.spec is None:
+            what = "a ready .onnx model" if ready else "--arch"
+            raise InputError(f"{what} needs a description of its input and output", hint="add --spec FILE.toml")
+        if self.spec and not (ready or self.arch):
+            raise InputError(f"{self.model} has a spec of its own", field="spec", hint="leave out --spec or add --arch")
+
+    def _check_targets(self) -> None:
+        if not self.targets or len(set(self.targets)) != len(self.targets):
+            raise InputError("name each target once", field="target")
+        for name in self.targets:
+            get_board(name)
+        if self.precision and self.ptq:
+            problem = f"--precision {self.precision} and --ptq are two routes, a conversion takes one"
+            raise InputError(problem, hint="leave one of them out")
+        if self.precision == "fp32" and self.npu_targets:
+            problem = f"the NPU of {self.npu_targets[0]} does not compute in float32"
+            raise InputError(problem, field="precision", hint="choose --precision fp16 or --ptq")
+        if self.precision == "fp16" and HOST in self.targets:
+            problem = "onnxruntime computes in float32 on a CPU; float16 would only be converted there and back"
+            hint = "leave --target onnxruntime out: every bundle holds a float32 artefact for it anyway"
+            raise InputError(problem, field="precision", hint=hint if self.npu_targets else "choose --precision fp32")
+        if self.ptq not in (None, "normal") and HOST in self.targets:
+            problem = f"the algorithm {self.ptq} is one of the RK3588 toolkit, not of onnxruntime"
+            raise InputError(problem, field="ptq", hint="choose --ptq normal, or leave --target onnxruntime out")
+        if self.toolkit and not self.npu_targets:
+            problem = "a toolkit version was given, but no target that needs it"
+            raise InputError(problem, field="toolkit", hint="add --target rk3588s")
+
+    def _check_data(self) -> None:
+        if self.holdout and self.data is None:
+            raise InputError("there is no data to hold out from", field="holdout", hint="add --data SERIES")
+        if self.holdout and not 0 <= self.holdout[0] < self.holdout[1]:
+            raise InputError(f"{self.holdout[0]}:{self.holdout[1]} is no range of slices", field="holdout")
+        if self.calibration_slabs < 1 or self.verification_slabs < 1:
+            raise InputError("there must be at least one slab each to calibrate and to verify on")

@@ -1,0 +1,110 @@
+"""The slices a conversion works with: fitted to, verified on, and the golden one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelung.calibration import (
+    CalibrationSet,
+    Holdout,
+    Slab,
+    choose_held_out,
+    choose_slabs,
+    describe_data,
+    make_phantom,
+    phantom_slabs,
+)
+from edgelung.converters.recipe import Recipe
+from edgelung.converters.spec_file import NetworkSpec
+from edgelung.runtime.plane import plan_plane
+from edgelung.runtime.preprocess import SlicePacker, prepare_stack
+from edgelung.spec import NetworkInput
+from edgelung.volume import CtVolume
+
+__all__ = ["Slabs", "gather_slabs"]
+
+SLAB_NODULES = 6  # in every phantom slab that is verified on, so that the network has something to answer to
+FIELD_OF_VIEW_MM = 360.0
+SLICE_MM = 1.25
+FITTING_SEED = 1_000_000  # added to the recipe's seed, so that phantoms fitted to are not those verified on
+AXIAL = np.eye(3)[:, ::-1]
+
+Array = npt.NDArray[np.float32]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Slabs:
+    """Network inputs, float32 in the compiled shape.
+
+    Attributes:
+        golden_hu: (slices, height, width) int16 HU of a phantom slab with nodules.
+        golden: The same as network input.
+        verify: Inputs that nothing is fitted to.
+        verify_words: What they are, by kind.
+        fit: Inputs to fit ranges to; empty when the route fits nothing.
+        fitted: Where those come from.
+    """
+
+    golden_hu: npt.NDArray[np.int16]
+    golden: Array
+    verify: tuple[Array, ...]
+    verify_words: str
+    fit: tuple[Array, ...] = ()
+    fitted: CalibrationSet | None = None
+
+
+def gather_slabs(recipe: Recipe, spec: NetworkSpec, *, progress: Progress | None = None) -> Slabs:
+    """Choose all slices of a conversion.
+
+    With a held-out block, everything is verified on slabs of it; without one, on phantom slabs with nodules. Ranges
+    are fitted to ``recipe.data`` outside of the block, or to other phantoms when there are no data.
+
+    Raises:
+        InputError: When the data cannot be read, or the block does not fit them.
+    """
+    packing = spec.input.packing
+    phantoms = [_phantom_slab(spec, recipe.seed + index) for index in range(recipe.verification_slabs)]
+    golden = phantoms[0]
+    verify = tuple(prepare_stack(slab, spec.input) for slab in phantoms)
+    words = "phantom slabs with nodules"
+    source = None if recipe.data is None else describe_data(recipe.data)
+    holdout = None if recipe.holdout is None else Holdout(*recipe.holdout)
+    if source is not None and holdout is not None:
+        held_out = choose_held_out(source, packing, recipe.verification_slabs, holdout=holdout)
+        verify = _inputs(held_out, spec.input)
+        words = "held-out slabs"
+    slabs = Slabs(golden, prepare_stack(golden, spec.input), verify, words)
+    if recipe.route.algorithm is None:
+        return slabs
+    if source is not None:
+        fitted = choose_slabs(
+            source, packing, recipe.calibration_slabs, seed=recipe.seed, holdout=holdout, progress=progress
+        )
+    else:
+        seed, plane = recipe.seed + FITTING_SEED, spec.input.tensor.plane
+        fitted = phantom_slabs(packing, recipe.calibration_slabs, seed=seed, plane=plane, progress=progress)
+    return Slabs(golden, slabs.golden, verify, words, _inputs(fitted, spec.input), fitted)
+
+
+def _phantom_slab(spec: NetworkSpec, seed: int) -> npt.NDArray[np.int16]:
+    packing, (height, width) = spec.input.packing, spec.input.tensor.plane
+    pixel_mm = FIELD_OF_VIEW_MM / max(height, width)
+    shape, spacing_mm = (packing.slices, height, width), (SLICE_MM, pixel_mm, pixel_mm)
+    return make_phantom(seed, shape=shape, spacing_mm=spacing_mm, nodules=SLAB_NODULES).volume.hu.astype(np.int16)
+
+
+def _inputs(chosen: CalibrationSet, spec: NetworkInput) -> tuple[Array, ...]:
+    return tuple(tensor for slab in chosen.slabs for tensor in _tiles(slab, spec))
+
+
+def _tiles(slab: Slab, spec: NetworkInput) -> list[Array]:
+    """The slab as the runtime would give it to the network: padded or in tiles where its plane is another one."""
+    volume = CtVolume(np.ascontiguousarray(slab.hu), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), AXIAL)
+    plan = plan_plane((slab.hu.shape[1], slab.hu.shape[2]), spec.tensor.plane, spec.in_plane)
+    window = SlicePacker(volume, spec, plan).window(spec.packing.before)
+    return [np.ascontiguousarray(window[np.newaxis, :, tile.rows, tile.columns]) for tile in plan.tiles]

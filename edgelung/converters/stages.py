@@ -1,0 +1,137 @@
+"""The stages between a read network and its verified artefacts; each returns a new record or what it measured."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from edgelung.bundle import FidelityRow, LatencyRecord
+from edgelung.converters.fidelity import LIMITS, measure_fidelity, to_probability
+from edgelung.converters.passes import RK3588_FP16, RK3588_INT8, restructure
+from edgelung.converters.record import ConversionRecord
+from edgelung.converters.route import Precision, Route
+from edgelung.converters.slabs import Slabs
+from edgelung.converters.targets.onnxruntime import OnnxFile, adopt_onnx, export_onnx
+from edgelung.converters.verify import FP32_LIMIT, onnx_function, torch_function, verify_onnx
+from edgelung.errors import ConversionError, VerificationError
+from edgelung.spec import NetworkOutput
+
+__all__ = ["Answers", "answer_with_original", "check_artefact", "export", "restructure_network", "run_on_host"]
+
+PROBE_PX = 192  # of a slab's middle: restructuring is proven in float64, which takes its time
+GOLDEN_MARGIN = 1.5  # an engine's own rounding may add half of what its arithmetic was measured to differ by
+GOLDEN_FLOOR = 1e-3
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the original network says.
+
+    Attributes:
+        verify: To the slabs that everything is verified on, as probabilities.
+        golden: To the golden slab, in the unit of the converted network's output.
+    """
+
+    verify: tuple[Array, ...]
+    golden: Array
+
+
+def restructure_network(record: ConversionRecord, golden: Array, route: Route) -> ConversionRecord:
+    """Fold BatchNorms where that is free for the NPU, and split the sigmoid off; proven on the golden slab.
+
+    A BatchNorm that cannot be folded for nothing stays: docs/restructuring.md has the measurements. A ready graph is
+    left as it came.
+
+    Raises:
+        ConversionError: When the network cannot be followed; --no-restructure is the way out.
+        VerificationError: When the result computes something else; this would be an error of edgelung.
+    """
+    if record.model is None:
+        return record.after("restructure", "a ready graph is left as it came")
+    height, width = golden.shape[2:]
+    top, left = ((size - min(size, PROBE_PX)) // 2 for size in (height, width))
+    probe = torch.from_numpy(golden[:, :, top : top + PROBE_PX, left : left + PROBE_PX].copy())
+    room = RK3588_INT8 if route.precision == "int8" else RK3588_FP16
+    made = restructure(record.model, probe, room=room, otherwise="keep", output=record.spec.output.quantity)
+    output = record.spec.output
+    if made.output != output.quantity:
+        output = NetworkOutput(replace(output.tensor, name=made.output), made.output, output.labels)
+    spec = replace(record.spec, output=output)
+    return record.after("restructure", made.describe(), model=made.model, spec=spec)
+
+
+def export(record: ConversionRecord, golden: Array, path: Path) -> tuple[ConversionRecord, OnnxFile]:
+    """Write the network as ONNX and see that the file computes what the network does, on the golden slab."""
+    if record.model is not None:
+        report = export_onnx(record.model, record.spec, path)
+        summary = f"exported with torch {torch.__version__}"
+        limit = FP32_LIMIT if record.spec.output.quantity == "probability" else math.inf
+        verify_onnx(record.model, path, [golden], limit=limit)
+    elif record.graph is not None:
+        report = adopt_onnx(record.graph, record.spec, path)
+        summary = "taken over"
+    else:
+        raise ConversionError("export", "the record holds neither a network nor a graph")
+    file = report.file
+    summary = f"{summary}, opset {file.opset}, {report.removed_nodes} nodes simplified away"
+    return record.after("onnx", summary, parameters=record.parameters or file.parameters), file
+
+
+def answer_with_original(record: ConversionRecord, slabs: Slabs) -> Answers:
+    """Run the original network on the slabs; for the golden one, as restructured, since its unit may be another."""
+    golden = record.reference if record.model is None else torch_function(record.model)
+    quantity = record.reference_quantity
+    return Answers(
+        tuple(to_probability(record.reference(slab), quantity) for slab in slabs.verify), golden(slabs.golden)
+    )
+
+
+def run_on_host(graph: Path, inputs: Sequence[Array], slices_per_run: int) -> tuple[list[Array], LatencyRecord]:
+    """Outputs of an ONNX file on this computer's CPU, and how long a slice took.
+
+    The interval is that of the fastest and the slowest run after the first.
+    """
+    run = onnx_function(graph)
+    outputs, seconds = [run(inputs[0])], []
+    for tensor in inputs:
+        start = time.perf_counter()
+        output = run(tensor)
+        seconds.append(time.perf_counter() - start)
+        outputs.append(output)
+    per_run_us = np.array(seconds) * 1e6
+    low, middle, high = (float(value) for value in np.percentile(per_run_us, (0, 50, 100)))
+    latency = LatencyRecord(
+        middle / slices_per_run, middle, slices_per_run, (low / slices_per_run, high / slices_per_run), "host", "host"
+    )
+    return outputs[1:], latency
+
+
+def check_artefact(
+    record: ConversionRecord, precision: Precision, answers: Answers, outputs: Sequence[Array], golden: Array, data: str
+) -> tuple[tuple[FidelityRow, ...], float]:
+    """Fidelity rows of an artefact, and the tolerance for its golden output.
+
+    Args:
+        record: With the spec of the converted network.
+        precision: Of the artefact.
+        answers: Of the original.
+        outputs: Of the artefact, on the slabs that are verified on.
+        golden: Of the artefact, on the golden slab.
+        data: What the slabs are.
+    """
+    quantity = record.spec.output.quantity
+    found = [to_probability(output, quantity) for output in outputs]
+    rows = measure_fidelity(answers.verify, found, record.spec.thresholds.mask_probability, LIMITS[precision], data)
+    off = float(np.abs(golden - answers.golden).max())
+    if not np.isfinite(off):
+        raise VerificationError("largest difference from the golden output", off, GOLDEN_FLOOR)
+    return rows, GOLDEN_FLOOR + GOLDEN_MARGIN * off
