@@ -79,6 +79,8 @@ def convert(
         record = load_network(recipe)
         announce("choose slices")
         slabs = gather_slabs(recipe, record.spec, progress=_counted(tick))
+        if slabs.data_words:
+            remark(f"data: {slabs.data_words}")
         if slabs.fitted is not None and slabs.fitted.provenance.is_phantom:
             remark(PHANTOMS_ONLY)
         if recipe.restructures:

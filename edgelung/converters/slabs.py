@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,7 @@ class Slabs:
         golden: The same as network input.
         verify: Inputs that nothing is fitted to.
         verify_words: What they are, by kind.
+        data_words: What ``recipe.data`` was taken for; empty without data.
         fit: Inputs to fit ranges to; empty when the route fits nothing.
         fitted: Where those come from.
     """
@@ -54,6 +55,7 @@ class Slabs:
     golden: Array
     verify: tuple[Array, ...]
     verify_words: str
+    data_words: str
     fit: tuple[Array, ...] = ()
     fitted: CalibrationSet | None = None
 
@@ -78,7 +80,8 @@ def gather_slabs(recipe: Recipe, spec: NetworkSpec, *, progress: Progress | None
         held_out = choose_held_out(source, packing, recipe.verification_slabs, holdout=holdout)
         verify = _inputs(held_out, spec.input)
         words = "held-out slabs"
-    slabs = Slabs(golden, prepare_stack(golden, spec.input), verify, words)
+    found = "" if source is None else source.words
+    slabs = Slabs(golden, prepare_stack(golden, spec.input), verify, words, found)
     if recipe.route.algorithm is None:
         return slabs
     if source is not None:
@@ -88,7 +91,7 @@ def gather_slabs(recipe: Recipe, spec: NetworkSpec, *, progress: Progress | None
     else:
         seed, plane = recipe.seed + FITTING_SEED, spec.input.tensor.plane
         fitted = phantom_slabs(packing, recipe.calibration_slabs, seed=seed, plane=plane, progress=progress)
-    return Slabs(golden, slabs.golden, verify, words, _inputs(fitted, spec.input), fitted)
+    return replace(slabs, fit=_inputs(fitted, spec.input), fitted=fitted)
 
 
 def _phantom_slab(spec: NetworkSpec, seed: int) -> npt.NDArray[np.int16]:

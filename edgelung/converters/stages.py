@@ -21,7 +21,6 @@ from edgelung.converters.slabs import Slabs
 from edgelung.converters.targets.onnxruntime import OnnxFile, adopt_onnx, export_onnx
 from edgelung.converters.verify import FP32_LIMIT, onnx_function, torch_function, verify_onnx
 from edgelung.errors import ConversionError, VerificationError
-from edgelung.spec import NetworkOutput
 
 __all__ = ["Answers", "answer_with_original", "check_artefact", "export", "restructure_network", "run_on_host"]
 
@@ -62,10 +61,7 @@ def restructure_network(record: ConversionRecord, golden: Array, route: Route) -
     probe = torch.from_numpy(golden[:, :, top : top + PROBE_PX, left : left + PROBE_PX].copy())
     room = RK3588_INT8 if route.precision == "int8" else RK3588_FP16
     made = restructure(record.model, probe, room=room, otherwise="keep", output=record.spec.output.quantity)
-    output = record.spec.output
-    if made.output != output.quantity:
-        output = NetworkOutput(replace(output.tensor, name=made.output), made.output, output.labels)
-    spec = replace(record.spec, output=output)
+    spec = replace(record.spec, output=replace(record.spec.output, quantity=made.output))
     return record.after("restructure", made.describe(), model=made.model, spec=spec)
 
 

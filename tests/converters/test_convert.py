@@ -146,7 +146,9 @@ def test_held_out_slices_are_verified_on_and_recorded(checkpoint, tmp_path):
     write_metaimage(series, made.volume)
     options = {"plane": PLANE, "ptq": "normal", "calibration_slabs": 2, "verification_slabs": 3}
     recipe = Recipe(checkpoint, tmp_path / "q.bundle", data=series, holdout=(12, 24), keep_failing=True, **options)
-    result = convert(recipe)
+    notes = []
+    result = convert(recipe, note=notes.append)
+    assert notes == ["data: one CT series"]
     (artefact,) = result.artefacts
     assert {row.data for row in artefact.fidelity} == {"held-out slabs"}
     assert {row.samples for row in artefact.fidelity} == {3}
@@ -172,7 +174,7 @@ def test_a_ready_onnx_model_becomes_a_bundle_too(bundle, tmp_path):
 SPEC = """
 task = "nodule-segmentation"
 [input.tensor]
-name = "slices"
+name = "input"
 shape = [1, 7, 128, 128]
 [input.intensity]
 clip_hu = [-1000, 1000]
@@ -183,7 +185,7 @@ after = 3
 [input.in_plane]
 halo_px = 32
 [output.tensor]
-name = "probability"
+name = "output"
 shape = [1, 1, 128, 128]
 """
 

@@ -182,7 +182,7 @@ def ready(tmp_path, change=None, name="ready.onnx"):
 def test_a_ready_model_is_taken_over(tmp_path):
     def add_identity(model):
         model.graph.node[0].input[0] = "same"
-        model.graph.node.insert(0, helper.make_node("Identity", ["slices"], ["same"], doc_string="at /home/someone"))
+        model.graph.node.insert(0, helper.make_node("Identity", ["input"], ["same"], doc_string="at /home/someone"))
 
     source = ready(tmp_path, add_identity)
     before = source.read_bytes()
@@ -231,7 +231,7 @@ def unsorted_nodes(model):
         (
             None,
             replace(SPEC, input=replace(SPEC.input, tensor=replace(SPEC.input.tensor, name="ct"))),
-            "called 'slices'",
+            "called 'input'",
         ),
         (dynamic, SPEC, r"input has the shape \('batch', 7, 64, 64\).*overwrite-input-shape"),
         (second_output, SPEC, "2 outputs"),

@@ -40,12 +40,12 @@ def nodule_segmentation_spec(
         halo = geometry.receptive_radius
     try:
         network_input = NetworkInput(
-            tensor=TensorSpec("slices", (1, geometry.in_slices, height, width)),
+            tensor=TensorSpec("input", (1, geometry.in_slices, height, width)),
             intensity=IntensityRule(clip_hu=(-1000.0, 1000.0), normalisation_in_graph=True),
             packing=SlicePacking(context // 2, geometry.out_slices, context // 2),
             in_plane=InPlaneRule(halo_px=halo, align_px=align),
         )
-        output = NetworkOutput(TensorSpec("probability", (1, geometry.out_slices, height, width)))
+        output = NetworkOutput(TensorSpec("output", (1, geometry.out_slices, height, width)))
         return NetworkSpec(NODULE_SEGMENTATION, network_input, output, SegmentationThresholds())
     except ValueError as error:
         raise InputError(str(error), hint="512x512 is the plane of almost every CT") from None
