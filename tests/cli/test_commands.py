@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from bundle_builders import make_bundle
 
-COMMANDS = ["run", "perf", "inspect", "phantom", "convert"]
+COMMANDS = ["run", "perf", "inspect", "phantom", "convert", "toolkit"]
 
 
 def edgelung(*words, program="edgelung", **options):
@@ -75,6 +75,7 @@ def bad_calls(bundle, series, tmp_path):
     text.write_text("hello")
     truncated = tmp_path / "cut.npz"
     truncated.write_bytes(series.read_bytes()[:200])
+    npu = ["convert", "x.pt", "--target", "rk3588s", *out]
     return {
         "no such series": (["run", tmp_path / "none.mhd", "--bundle", bundle, *out], 3, "there is no such file"),
         "unreadable kind": (["run", text, "--bundle", bundle, *out], 3, "this kind of file is not read"),
@@ -85,6 +86,11 @@ def bad_calls(bundle, series, tmp_path):
         "no such checkpoint": (["convert", tmp_path / "none.pt", *out], 3, "does not exist"),
         "no checkpoint": (["convert", text, *out], 3, "notes.txt"),
         "arch without spec": (["convert", "x.pt", "--arch", "a:b", *out], 3, "--arch needs a description"),
+        "float32 on an NPU": ([*npu, "--precision", "fp32"], 3, "choose --precision fp16 or --ptq"),
+        "two routes": ([*npu, "--precision", "fp16", "--ptq"], 3, "two routes"),
+        "unknown target": (["convert", "x.pt", "--target", "rk9", *out], 3, "known targets: onnxruntime, rk3588"),
+        "no toolkit": (npu, 8, "edgelung toolkit install 2.3.2"),
+        "no block of slices": ([*npu, "--data", text, "--holdout", "9-12"], 2, "give LOW:HIGH"),
         "wrong usage": (["run", series], 2, "Missing option"),
     }
 
@@ -99,6 +105,11 @@ BAD_CALLS = (
     "no such checkpoint",
     "no checkpoint",
     "arch without spec",
+    "float32 on an NPU",
+    "two routes",
+    "unknown target",
+    "no toolkit",
+    "no block of slices",
     "wrong usage",
 )
 
@@ -106,7 +117,7 @@ BAD_CALLS = (
 @pytest.mark.parametrize("case", BAD_CALLS)
 def test_an_error_is_one_line_with_its_own_exit_code(case, bundle, series, tmp_path):
     words, code, part = bad_calls(bundle, series, tmp_path)[case]
-    done = edgelung(*words)
+    done = edgelung(*words, env={**os.environ, "EDGELUNG_HOME": str(tmp_path / "home")})
     assert done.returncode == code, done.stderr
     assert part in done.stderr
     assert "Traceback" not in done.stderr
