@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edgelung.boards import detect_board
 from edgelung.bundle import Bundle, NetworkRecord, PipelineRecord, open_bundle
 from edgelung.errors import BundleError, InputError
-from edgelung.runtime.backends import SessionOptions, open_session, usable_backend
+from edgelung.runtime.backends import BACKENDS, SessionOptions, open_session, usable_backend
 from edgelung.runtime.components import ComponentBuilder
 from edgelung.runtime.findings import Finding, measure_findings
 from edgelung.runtime.golden import check_golden
@@ -72,13 +72,21 @@ class CTPipeline:
             BundleError: When the bundle is incomplete, altered, too new or not made for this board.
             BackendUnavailableError: When no engine can run it here.
             BackendError: When the engine refuses the network.
+            VerificationError: When an engine that can fail silently does not reproduce the golden output.
         """
         opened = open_bundle(bundle)
         try:
-            return cls(opened, backend, SessionOptions(threads=threads))
+            pipeline = cls(opened, backend, SessionOptions(threads=threads))
         except BaseException:
             opened.close()
             raise
+        try:
+            if BACKENDS[pipeline.backend].can_fail_silently:
+                pipeline.check_golden()
+        except BaseException:
+            pipeline.close()
+            raise
+        return pipeline
 
     def __enter__(self) -> CTPipeline:
         return self

@@ -13,6 +13,7 @@ from fake_rknnlite import FakeNpu
 from edgelung.boards import get_board
 from edgelung.bundle import open_bundle
 from edgelung.errors import BackendError, BackendUnavailableError, BundleError, InputError, VerificationError
+from edgelung.runtime import CTPipeline
 from edgelung.runtime.backends import BACKENDS, SessionOptions, open_session, rknn, table, usable_backend
 from edgelung.runtime.golden import check_golden
 from edgelung.runtime.preprocess import prepare_stack
@@ -352,6 +353,25 @@ def test_auto_takes_the_npu_where_there_is_one(bundle, npu, tmp_path, monkeypatc
     assert usable_backend(bundle, "auto", board=get_board("rk3588s")) == "rknn"
     with open_bundle(make_bundle(tmp_path / "plain")) as plain:  # no artefact for it
         assert usable_backend(plain, "auto", board=get_board("rk3588s")) == "onnxruntime"
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_pipeline_on_the_npu_proves_itself_before_it_is_used(npu, tmp_path, monkeypatch, wrong):
+    library = tmp_path / "librknnrt.so"
+    library.touch()
+    monkeypatch.setattr(rknn, "RUNTIME_LIBRARY", library)
+    monkeypatch.setattr("edgelung.runtime.backends.table.detect_board", lambda: get_board("rk3588s"))
+    monkeypatch.setattr("edgelung.runtime.pipeline.detect_board", lambda: get_board("rk3588s"))
+    target = add_npu_artefact(make_bundle(tmp_path / "b"))
+    if wrong:
+        npu.network = lambda nhwc: [np.zeros((1, 1, 64, 64), np.float32)]
+        with pytest.raises(VerificationError, match="rknn: the largest difference from the golden output"):
+            CTPipeline.load(target)
+        assert npu.open == 0
+        return
+    with CTPipeline.load(target) as pipeline:
+        assert pipeline.backend == "rknn"
+        assert [name for name, _ in npu.calls].count("inference") == 1
 
 
 def test_the_stand_in_replays_what_was_seen_of_rknnlite(npu, tmp_path):

@@ -22,16 +22,19 @@ class Backend:
         lacking: What it lacks on this machine, in words; empty when it can be used.
         open: Opens a network of a bundle.
         automatic: Whether ``auto`` may choose it.
+        can_fail_silently: Whether a run that failed may look like a good one. A pipeline then makes the engine
+            reproduce the golden output before it is used.
     """
 
     lacking: Callable[[], str]
     open: Callable[[Bundle, str, SessionOptions], Session]
     automatic: bool = True
+    can_fail_silently: bool = False
 
 
 # In the order in which `auto` tries them.
 BACKENDS: dict[str, Backend] = {
-    rknn.ENGINE: Backend(rknn.lacking, rknn.RknnSession),
+    rknn.ENGINE: Backend(rknn.lacking, rknn.RknnSession, can_fail_silently=True),
     onnxruntime.ENGINE: Backend(onnxruntime.lacking, onnxruntime.OnnxRuntimeSession),
     replay.ENGINE: Backend(replay.lacking, replay.ReplaySession, automatic=False),
 }
