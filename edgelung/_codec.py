@@ -8,12 +8,13 @@ and nested dataclasses.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import types
 import typing
 from typing import Any, TypeVar
 
-__all__ = ["from_json", "to_json"]
+__all__ = ["from_json", "parse_json", "to_json"]
 
 T = TypeVar("T")
 
@@ -28,6 +29,18 @@ def to_json(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [to_json(item) for item in value]
     return value
+
+
+def parse_json(content: bytes) -> Any:
+    """JSON data of a file from a stranger: no NaN, no infinity, and no key twice.
+
+    Raises:
+        ValueError: If it is not such JSON in UTF-8.
+    """
+    try:
+        return json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
 
 
 def from_json(kind: type[T], data: Any, where: str = "") -> T:
@@ -109,3 +122,14 @@ def _decode_scalar(kind: Any, data: Any, where: str) -> Any:
 
 def _name(data: Any) -> str:
     return {dict: "an object", list: "a list", str: "a string", type(None): "null"}.get(type(data), repr(data))
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return data

@@ -92,6 +92,29 @@ def make_bundle(path: Path, spec: NetworkInput | None = None, *, quantity="proba
     return path
 
 
+def npu_record(file, target="rk3588", layers=2):
+    """The manifest's record of an .rknn file: all but ``file``, ``sha256`` and ``size`` made up."""
+    return {
+        **file,
+        "target": target,
+        "engine": "rknn",
+        "platforms": ["rk3588"],
+        "precision": "fp16",
+        "golden_tolerance": 0.01,
+        "weight_memory_kib": 0.1,
+        "model_size_kib": file["size"] / 1024,
+        "layers": {"total": layers, "npu": layers, "cpu": 0, "float16": layers, "convert": 0},
+        "latency": {
+            "us": 900.0,
+            "us_per_run": 900.0,
+            "slices_per_run": 1,
+            "interval_us": [800.0, 1000.0],
+            "source": "estimated",
+            "board": target,
+        },
+    }
+
+
 def _manifest(spec, quantity, model, golden) -> Manifest:
     artefact = Artefact(
         model.file,

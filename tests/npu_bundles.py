@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from bundle_builders import make_bundle
+from bundle_builders import make_bundle, npu_record
 
 from edgelung._codec import to_json
 from edgelung.boards import LayerRecord
@@ -38,21 +38,7 @@ def make_npu_bundle(folder: Path, *, targets=("rk3588s",), content=b"compiled", 
     manifest = json.loads((folder / "manifest.json").read_text())
     (network,) = manifest["networks"].values()
     for target in targets:
-        artefact = {
-            **_file(folder, f"networks/bright/{target}-fp16.rknn", content),
-            "target": target,
-            "engine": "rknn",
-            "platforms": ["rk3588"],
-            "precision": "fp16",
-            "golden_tolerance": 0.01,
-            "weight_memory_kib": 0.1,
-            "model_size_kib": len(content) / 1024,
-            "layers": {"total": 1, "npu": 1, "cpu": 0, "float16": 1, "convert": 0},
-            "latency": {
-                "us": 900.0, "us_per_run": 900.0, "slices_per_run": 1, "interval_us": [800.0, 1000.0],
-                "source": "estimated", "board": target,
-            },
-        }  # fmt: skip
+        artefact = npu_record(_file(folder, f"networks/bright/{target}-fp16.rknn", content), target, layers=1)
         if table is not None:
             written = table if isinstance(table, bytes) else json.dumps(table).encode()
             artefact["layer_table"] = _file(folder, f"networks/bright/{target}-fp16.layers.json", written)

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 from bundle_builders import network_input
 
-from edgelung._codec import from_json, to_json
+from edgelung._codec import from_json, parse_json, to_json
 from edgelung.spec import InPlaneRule, NetworkInput, TensorSpec
 
 
@@ -73,3 +73,20 @@ def test_a_tensor_shape_must_be_static_and_bounded():
         TensorSpec("x", (1, 1, 100_000, 100_000))
     with pytest.raises(ValueError, match="max_tiles"):
         InPlaneRule(max_tiles=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"a": NaN}', "NaN is not a JSON number"),
+        (b'{"a": -Infinity}', "-Infinity is not a JSON number"),
+        (b'{"a": {"b": 1, "b": 2}}', "the same key twice"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": "\xff"}', "utf-8"),
+        (b"{", "Expecting"),
+    ],
+)
+def test_json_of_strangers_is_read_strictly(content, reason):
+    with pytest.raises(ValueError, match=reason):
+        parse_json(content)
+    assert parse_json(b'{"a": [1, 2.5, null]}') == {"a": [1, 2.5, None]}

@@ -8,13 +8,13 @@ padded file is found, an altered one is not.
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from edgelung._codec import parse_json
 from edgelung.errors import BundleError
 
 __all__ = ["FORMAT_VERSION", "RknnFile", "RknnTensor", "read_rknn"]
@@ -88,7 +88,7 @@ def read_rknn(path: str | os.PathLike[str]) -> RknnFile:
         raise BundleError(str(error), source=name, hint=_REMAKE) from None
     try:
         return _describe(content, format_version, size)
-    except (_MalformedError, ValueError, RecursionError) as error:
+    except (_MalformedError, ValueError) as error:
         raise BundleError(f"its description is not as known: {error}", source=name, hint=_REMAKE) from None
 
 
@@ -130,7 +130,7 @@ def _read_exactly(file: IO[bytes], size: int) -> bytes:
 
 
 def _describe(content: bytes, format_version: int, size: int) -> RknnFile:
-    data = json.loads(content.decode("utf-8"), object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant)
+    data = parse_json(content)
     if not isinstance(data, dict):
         raise _MalformedError("it is no JSON object")
     tensors = _tensors(_field(data, "norm_tensor", list))
@@ -177,14 +177,3 @@ def _text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value or not value.isprintable() or len(value) > _MAX_TEXT:
         raise _MalformedError(f"{name} is no plain text")
     return value
-
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise _MalformedError("an object has the same key twice")
-    return data
-
-
-def _refuse_constant(name: str) -> float:
-    raise _MalformedError(f"{name} is not a JSON number")

@@ -6,9 +6,9 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from edgelung._codec import from_json, to_json
+from edgelung._codec import from_json, parse_json, to_json
 from edgelung.bundle.artefact import MANIFEST_NAME, Artefact, FileRecord
 from edgelung.errors import BundleError
 from edgelung.spec import NetworkInput, NetworkOutput
@@ -184,8 +184,8 @@ def parse_manifest(content: bytes, source: str) -> Manifest:
         BundleError: Naming the bundle and the first field that does not fit.
     """
     try:
-        data = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(content)
+    except ValueError as error:
         raise BundleError(f"{MANIFEST_NAME} is not valid JSON ({error})", source=source) from None
     if not isinstance(data, dict) or data.get("format") != "edgelung-bundle":
         raise BundleError(f"{MANIFEST_NAME} is not that of an edgelung bundle", source=source)
@@ -203,14 +203,3 @@ def parse_manifest(content: bytes, source: str) -> Manifest:
     if version != FORMAT_VERSION:
         raise BundleError(f"unknown format version {version!r}", source=source)
     return manifest
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError("an object has the same key twice")
-    return data

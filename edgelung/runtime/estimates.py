@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from edgelung._codec import from_json, to_json
+from edgelung._codec import from_json, parse_json, to_json
 from edgelung.boards import LatencyEstimate, LayerRecord, estimate, get_board
 from edgelung.bundle import Artefact, Bundle, FileRecord, open_bundle
 from edgelung.errors import BundleError, InputError
@@ -96,7 +95,7 @@ def _read_layers(bundle: Bundle, record: FileRecord) -> tuple[LayerRecord, ...]:
     if record.size > _MAX_TABLE_BYTES:
         raise ValueError(f"has {record.size} bytes, a layer table has at most {_MAX_TABLE_BYTES}")
     content = bundle.path(record).read_bytes()
-    data = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
+    data = parse_json(content)
     if not isinstance(data, list):
         raise ValueError("is not a list of layers")
     layers = tuple(from_json(LayerRecord, row, where=f"layer {place}") for place, row in enumerate(data, start=1))
@@ -119,14 +118,3 @@ def _check(layer: LayerRecord, place: int) -> None:
     numbers = (*axes, layer.ddr_cycles, layer.npu_cycles, layer.total_cycles, layer.traffic_kib)
     if not all(0 <= number <= _MAX_NUMBER for number in numbers):
         raise ValueError(f"layer {place} has a number that is not in 0..{_MAX_NUMBER}")
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError("an object has the same key twice")
-    return data

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from converters.networks import answering_unet
 
 from edgelung.bundle import open_bundle
 from edgelung.calibration import make_phantom
@@ -25,17 +26,7 @@ PLANE = (128, 128)
 
 @pytest.fixture(scope="module")
 def network():
-    """A small U-Net with random weights and BatchNorm statistics, strong enough to answer to a phantom."""
-    torch.manual_seed(3)
-    model = UNetLuna(UNetWidths(7, ((6, 5), (7, 9), (8, 10)), ((9, 6, 7), (5, 4, 6))))
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    model.input_batchnorm.running_mean.fill_(-600)
-    model.input_batchnorm.running_var.fill_(400.0**2)
-    model.unet.last.weight.data.mul_(30)
-    return model.eval()
+    return answering_unet(UNetWidths(7, ((6, 5), (7, 9), (8, 10)), ((9, 6, 7), (5, 4, 6))))
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from converters.networks import answering_unet
 
 from edgelung.boards.rknn_file import read_rknn
 from edgelung.bundle import open_bundle
 from edgelung.cli.inspect import inspect
 from edgelung.converters import Recipe, convert
-from edgelung.converters.models import UNetLuna, UNetWidths
 from edgelung.converters.targets.rknn import build_rknn
 from edgelung.converters.toolkit import find
 from edgelung.errors import ConversionError, VerificationError
@@ -32,18 +32,8 @@ def toolkit():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """Random weights and statistics: the toolkit drops a BatchNorm that is the identity."""
-    torch.manual_seed(3)
-    model = UNetLuna(UNetWidths.standard())
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    model.input_batchnorm.running_mean.fill_(-600)
-    model.input_batchnorm.running_var.fill_(400.0**2)
-    model.unet.last.weight.data.mul_(30)
     path = tmp_path_factory.mktemp("checkpoint") / "unet.pt"
-    torch.save(model.state_dict(), path)
+    torch.save(answering_unet().state_dict(), path)
     return path
 
 

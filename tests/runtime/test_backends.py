@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from boards.rknn_builder import description, rknn_bytes
-from bundle_builders import bright_output, make_bundle, network_input
+from bundle_builders import bright_output, make_bundle, network_input, npu_record
 from fake_rknnlite import FakeNpu
 
 from edgelung.boards import get_board
@@ -28,27 +28,7 @@ def add_npu_artefact(target, content=None):
     (target / NPU_FILE).write_bytes(content)
     manifest = json.loads((target / "manifest.json").read_text())
     artefacts = manifest["networks"]["bright"]["artefacts"]
-    record = {
-        "file": NPU_FILE,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "size": len(content),
-        "target": "rk3588",
-        "engine": "rknn",
-        "platforms": ["rk3588"],
-        "precision": "fp16",
-        "golden_tolerance": 0.01,
-        "weight_memory_kib": 0.1,
-        "model_size_kib": len(content) / 1024,
-        "layers": {"total": 2, "npu": 2, "cpu": 0, "float16": 2, "convert": 0},
-        "latency": {
-            "us": 900.0,
-            "us_per_run": 900.0,
-            "slices_per_run": 1,
-            "interval_us": [800.0, 1000.0],
-            "source": "estimated",
-            "board": "rk3588",
-        },
-    }
+    record = npu_record({"file": NPU_FILE, "sha256": hashlib.sha256(content).hexdigest(), "size": len(content)})
     artefacts[:] = [*(item for item in artefacts if item["engine"] != "rknn"), record]
     (target / "manifest.json").write_text(json.dumps(manifest))
     return target

@@ -60,7 +60,7 @@ HOSTILE = {
     "no JSON": (b"\xff\xfe", "Expecting value"),
     "not a list": ({"layers": []}, "is not a list of layers"),
     "no layers": ([], "there are no layers"),
-    "deep": (b"[" * 100_000, "recursion"),
+    "deep": (b"[" * 100_000, "nested too deeply"),
     "not a number": (b'[{"index": NaN}]', "NaN is not a JSON number"),
     "twice": (b'[{"index": 1, "index": 2}]', "same key twice"),
     "unknown key": (changed(colour="red"), "layer 2: unknown key 'colour'"),
