@@ -1,0 +1,6 @@
+"""The networks beside these tests, and those of the passes' tests."""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "passes")]
