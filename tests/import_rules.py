@@ -33,6 +33,7 @@ CONVERTER_ROOMS = (
     ("edgelung.converters.tasks",),
     ("edgelung.converters.fidelity",),
     ("edgelung.converters.verify",),
+    ("edgelung.converters.quantisation",),
     ("edgelung.converters.targets",),
     ("edgelung.converters.device",),
     ("edgelung.converters.toolkit",),

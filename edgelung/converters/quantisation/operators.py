@@ -1,0 +1,57 @@
+"""Which ONNX operator a node of a torch.fx graph becomes."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx, nn
+
+from edgelung.converters.passes.graph import concatenated, is_sigmoid, layer
+
+__all__ = ["PASSES", "describe", "operator_of"]
+
+PASSES = "Identity"
+_LAYERS: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.Conv2d, "Conv"),
+    (nn.ConvTranspose2d, "ConvTranspose"),
+    (nn.ReLU, "Relu"),
+    (nn.AvgPool2d, "AveragePool"),
+    (nn.MaxPool2d, "MaxPool"),
+    (nn.BatchNorm2d, "BatchNormalization"),
+    (nn.Dropout, PASSES),
+    (nn.Dropout2d, PASSES),
+    (nn.Identity, PASSES),
+)
+_FUNCTIONS = {
+    operator.add: "Add",
+    operator.iadd: "Add",
+    torch.add: "Add",
+    torch.relu: "Relu",
+    nn.functional.relu: "Relu",
+    nn.functional.avg_pool2d: "AveragePool",
+    nn.functional.max_pool2d: "MaxPool",
+}
+_METHODS = {"add": "Add", "relu": "Relu"}
+
+
+def operator_of(network: fx.GraphModule, node: fx.Node) -> str | None:
+    """The operator's ONNX name, ``PASSES`` for what is nothing in a finished network, None for what is not known."""
+    if is_sigmoid(network, node):
+        return "Sigmoid"
+    if concatenated(node) is not None:
+        return "Concat"
+    module = layer(network, node)
+    if module is not None:
+        return next((name for kind, name in _LAYERS if type(module) is kind), None)
+    if node.op == "call_function":
+        name = _FUNCTIONS.get(node.target)  # type: ignore[arg-type]
+        return name if name != "Add" or len(node.all_input_nodes) == len(node.args) == 2 else None
+    return _METHODS.get(str(node.target)) if node.op == "call_method" else None
+
+
+def describe(network: fx.GraphModule, node: fx.Node) -> str:
+    """The node in the user's terms: ``unet.pool (AvgPool2d)``."""
+    module = layer(network, node)
+    kind = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+    return f"{node.target} ({kind})" if module is not None else f"{node.name} ({kind})"
