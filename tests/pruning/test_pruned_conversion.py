@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from converters.networks import answering_unet
 
 from edgelung.converters import Recipe, convert
 from edgelung.converters.checkpoint import apply_state, load_state_dict
-from edgelung.converters.models import UNetLuna, get_model_entry
+from edgelung.converters.models import get_model_entry
 from edgelung.converters.pruning import prune
 from edgelung.runtime import CTPipeline, CtVolume, read_series
 
@@ -16,15 +17,7 @@ PLANE = (128, 128)
 @pytest.fixture(scope="module")
 def pruned():
     """A random network that answers to a phantom, pruned by half."""
-    torch.manual_seed(3)
-    model = UNetLuna()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    model.input_batchnorm.running_mean.fill_(-600)
-    model.input_batchnorm.running_var.fill_(400.0**2)
-    model.unet.last.weight.data.mul_(30)
+    model = answering_unet()
     return prune(model, torch.empty(1, 7, 32, 32).uniform_(-1000, 1000), ratio=0.5, round_to=4).model
 
 
