@@ -45,9 +45,10 @@ class Residual(nn.Module):
     def __init__(self):
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.third = nn.Conv2d(4, 4, 3, padding=1)
         self.pool, self.drop, self.up = nn.MaxPool2d(2), nn.Dropout(0.5), nn.ConvTranspose2d(4, 1, 2, stride=2)
 
     def forward(self, x):
         x = torch.relu(self.first(x))
-        x = nn.functional.relu(x + self.second(x))
+        x = nn.functional.relu(x + self.third(self.second(x)))
         return self.up(self.drop(self.pool(x)))

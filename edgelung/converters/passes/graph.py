@@ -40,8 +40,15 @@ _KEEPS_CHANNELS = (
 )
 
 
-def trace(model: nn.Module) -> fx.GraphModule:
+def trace(
+    model: nn.Module, stage: str = STAGE, way_out: str = "convert it as it is with --no-restructure"
+) -> fx.GraphModule:
     """A copy of the network as a graph of layers, in eval mode; the network itself is left as it is.
+
+    Args:
+        model: The network.
+        stage: Who asks, for the error.
+        way_out: What else can be done with a network that cannot be followed.
 
     Raises:
         ConversionError: When the network's ``forward`` cannot be followed.
@@ -49,9 +56,10 @@ def trace(model: nn.Module) -> fx.GraphModule:
     try:
         return fx.symbolic_trace(copy.deepcopy(model).eval())
     except Exception as error:  # whatever the user's forward raises when it is handed proxies
-        reason = f"the network cannot be followed: {type(error).__name__}: {error}"
-        hint = "its forward must not choose by the values of tensors; convert it as it is with --no-restructure"
-        raise ConversionError(STAGE, reason, hint=hint) from error
+        told = (str(error).splitlines() or [""])[0]
+        reason = f"the network cannot be followed: {type(error).__name__}: {told}"
+        hint = f"its forward must not choose by the values of tensors; {way_out}"
+        raise ConversionError(stage, reason, hint=hint) from error
 
 
 def layer(network: fx.GraphModule, node: object) -> nn.Module | None:

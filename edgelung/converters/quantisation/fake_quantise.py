@@ -33,6 +33,7 @@ class FakeQuantise(nn.Module):
 
     Attributes:
         quantising: False lets values through as they are, to see the ranges of the float network.
+        rounds: False for what the board does not round, though its file names a range of it.
     """
 
     low: Tensor
@@ -44,6 +45,7 @@ class FakeQuantise(nn.Module):
         super().__init__()
         self.places, self.limits, self.averaging = places, limits, averaging
         self.quantising = True
+        self.rounds = True
         self.fixed: tuple[float, int] | None = None
         self.register_buffer("low", torch.zeros(len(places)))
         self.register_buffer("high", torch.zeros(len(places)))
@@ -53,10 +55,10 @@ class FakeQuantise(nn.Module):
     def forward(self, x: Tensor, site: int | None = None) -> Tensor:
         """Round ``x``, of any shape; ``site`` None is a place whose values are other places' and not observed."""
         if self.fixed is not None:
-            return torch.fake_quantize_per_tensor_affine(x, *self.fixed, *self.limits)
+            return torch.fake_quantize_per_tensor_affine(x, *self.fixed, *self.limits) if self.rounds else x
         if site is not None and bool(self.observing) and (self.training or not self.quantising):
             self._observe(x.detach(), site)
-        if not self.quantising:
+        if not (self.quantising and self.rounds):
             return x
         return torch.fake_quantize_per_tensor_affine(x, *self.parameters_now(), *self.limits)
 

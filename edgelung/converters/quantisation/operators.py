@@ -8,8 +8,9 @@ import torch
 from torch import fx, nn
 
 from edgelung.converters.passes.graph import concatenated, is_sigmoid, layer
+from edgelung.converters.quantisation.resizing import is_resize
 
-__all__ = ["PASSES", "describe", "operator_of"]
+__all__ = ["PASSES", "describe", "kind_name", "operator_of"]
 
 PASSES = "Identity"
 _LAYERS: tuple[tuple[type[nn.Module], str], ...] = (
@@ -41,17 +42,26 @@ def operator_of(network: fx.GraphModule, node: fx.Node) -> str | None:
         return "Sigmoid"
     if concatenated(node) is not None:
         return "Concat"
+    if is_resize(network, node):
+        return "Resize"
     module = layer(network, node)
     if module is not None:
         return next((name for kind, name in _LAYERS if type(module) is kind), None)
     if node.op == "call_function":
         name = _FUNCTIONS.get(node.target)  # type: ignore[arg-type]
-        return name if name != "Add" or len(node.all_input_nodes) == len(node.args) == 2 else None
-    return _METHODS.get(str(node.target)) if node.op == "call_method" else None
+    else:
+        name = _METHODS.get(str(node.target)) if node.op == "call_method" else None
+    two_tensors = len(node.all_input_nodes) == len(node.args) == 2 and not node.kwargs
+    return name if name != "Add" or two_tensors else None
+
+
+def kind_name(network: fx.GraphModule, node: fx.Node) -> str:
+    """Name of the layer's class, of the function or of the method that a node calls."""
+    module = layer(network, node)
+    return type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
 
 
 def describe(network: fx.GraphModule, node: fx.Node) -> str:
     """The node in the user's terms: ``unet.pool (AvgPool2d)``."""
-    module = layer(network, node)
-    kind = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
-    return f"{node.target} ({kind})" if module is not None else f"{node.name} ({kind})"
+    name = node.target if layer(network, node) is not None else node.name
+    return f"{name} ({kind_name(network, node)})"

@@ -137,7 +137,8 @@ def _problem(graph: _Graph, node: NodeProto, rules: QuantisationRules) -> str:
         return f"the rules know no {node.op_type} in int8"
     fused = graph.is_fused(node, rules)
     weighted = node.op_type in WEIGHT_AXES
-    data = [] if fused else list(node.input[:1]) if weighted else list(node.input)
+    single = weighted or node.op_type == "Resize"  # the other inputs are weights, or the size
+    data = [] if fused else list(node.input[:1]) if single else list(node.input)
     read = [graph.read(name) for name in data]
     if not all(map(_is_activation, read)):
         return "an input is not quantised per tensor in int8"

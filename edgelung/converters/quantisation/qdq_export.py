@@ -10,7 +10,7 @@ import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from torch import fx
 
-from edgelung.converters.quantisation.fake_quantise import STAGE
+from edgelung.converters.quantisation.fake_quantise import STAGE, FakeQuantise
 from edgelung.converters.quantisation.qdq_check import check_qdq
 from edgelung.converters.quantisation.ranges import to_exportable
 from edgelung.converters.quantisation.rules import WEIGHT_AXES, QuantisationRules
@@ -38,7 +38,7 @@ def export_qdq(network: fx.GraphModule, spec: NetworkSpec, path: Path, rules: Qu
         ConversionError: If a range was never seen, the export fails, or the file is not quantised throughout; there is
             no file then.
     """
-    export_onnx(to_exportable(network), spec, path, opset=rules.opset)
+    export_onnx(_with_all_ranges(to_exportable(network)), spec, path, opset=rules.opset)
     model = _onnx_file.parse(path.read_bytes())
     if model is None:
         raise ConversionError(STAGE, "the exported ONNX file cannot be read back")
@@ -50,6 +50,14 @@ def export_qdq(network: fx.GraphModule, spec: NetworkSpec, path: Path, rules: Qu
         path.unlink(missing_ok=True)
         raise
     return file
+
+
+def _with_all_ranges(network: fx.GraphModule) -> fx.GraphModule:
+    """The network with a rounding at every range: a compiler computes what lies between two ranges in int8."""
+    for module in network.modules():
+        if isinstance(module, FakeQuantise):
+            module.rounds = True
+    return network
 
 
 def _store_integers(model: ModelProto, rules: QuantisationRules) -> None:

@@ -59,7 +59,8 @@ def to_exportable(network: fx.GraphModule) -> fx.GraphModule:
     """A copy in eval mode on the CPU whose ranges are constants, as exporters and boards take them.
 
     Biases are rounded to steps of input times weight, the unit in which a board adds them to its int32 sums. Training
-    goes without that, so the copy's outputs differ from the network's by a step here and there.
+    goes without that, so the copy's outputs differ from the network's by a step here and there. What the board does not
+    round is not rounded here either; an engine that takes the exported file by its word does.
 
     Raises:
         ConversionError: If a range was never seen, a weight is not finite, or a bias is too large for int32.

@@ -24,6 +24,8 @@ class QuantisationRules:
         keeps_range: Operators whose inputs and output have one range, because the board moves or compares their
             integers without rescaling them.
         fuses_relu: Operators that a ReLU behind them is one with: what is between the two is never rounded.
+        fuses_sum: Operators that an addition behind them is one with, when nothing else reads them: then their output
+            is not rounded, but has a range in the file all the same, because the compiler asks for one.
         averaging: Share of the newest batch in the moving average of a range.
         opset: Of the exported graph.
     """
@@ -34,6 +36,7 @@ class QuantisationRules:
     own_range: tuple[str, ...]
     keeps_range: tuple[str, ...]
     fuses_relu: tuple[str, ...]
+    fuses_sum: tuple[str, ...]
     averaging: float
     opset: int
 
@@ -57,17 +60,19 @@ RK3588_RULES = QuantisationRules(
     activation_range=(-128, 127),
     weight_range=(-128, 127),
     own_range=("Conv", "ConvTranspose", "Relu", "Add"),
-    keeps_range=("AveragePool", "MaxPool", "Concat"),
+    keeps_range=("AveragePool", "MaxPool", "Concat", "Resize"),
     fuses_relu=("Conv", "ConvTranspose", "Add"),
+    fuses_sum=("Conv",),
     averaging=0.01,
     opset=13,
 )
 
 # onnxruntime takes a ReLU into an integer convolution only where the range begins at 0, as no range does that is shared
-# with a branch without a ReLU. Its integer Concat rescales.
+# with a branch without a ReLU. Its integer Concat rescales. It rounds a convolution before it adds to it.
 ONNXRUNTIME_RULES = replace(
     RK3588_RULES,
     name="onnxruntime",
     own_range=(*RK3588_RULES.own_range, "Concat"),
-    keeps_range=("AveragePool", "MaxPool"),
+    keeps_range=("AveragePool", "MaxPool", "Resize"),
+    fuses_sum=(),
 )
