@@ -67,6 +67,7 @@ def test_every_import_keeps_the_order():
             "must not import edgelung.converters.targets",
         ),
         ("converters/training/new.py", "from edgelung.cli import main", "must not import edgelung.cli"),
+        ("converters/pruning/new.py", "import lightning_fabric", "lightning_fabric does not belong"),
         ("cli/run.py", "import torch", "torch does not belong"),
         ("volume.py", "import requests", "requests does not belong"),
     ],

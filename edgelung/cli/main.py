@@ -15,6 +15,7 @@ from edgelung.cli.perf import perf
 from edgelung.cli.phantom import phantom
 from edgelung.cli.run import run
 from edgelung.cli.toolkit import toolkit
+from edgelung.cli.train import train
 from edgelung.errors import EdgelungError
 
 __all__ = ["edgelung", "run_convert", "run_edgelung", "run_perf"]
@@ -35,7 +36,7 @@ def edgelung() -> None:
     """
 
 
-for _command in (convert, inspect, perf, phantom, run, toolkit):
+for _command in (convert, inspect, perf, phantom, run, toolkit, train):
     edgelung.add_command(_command)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bundle_builders import axial_volume
 
-from edgelung.calibration import write_luna16
+from edgelung.calibration import segment_lungs, write_luna16
 from edgelung.converters.datasets import Annotation, LunaScan, grow_masks, label_scan, read_luna16, split_scans
 from edgelung.errors import InputError
 from edgelung.runtime import read_series
@@ -161,6 +161,9 @@ def test_a_labelled_scan_has_points_of_both_kinds(root):
     assert labelled.mask[tuple(labelled.positives.T)].all()
     assert not labelled.mask[tuple(labelled.negatives.T)].any()
     without = label_scan(LunaScan(scan.uid, scan.path, scan.nodules, ()), seed=1)
-    assert len(without.negatives) == 200
+    assert 390 < len(without.negatives) <= 400  # 200 in the lungs, and as many anywhere, but for those in a nodule
+    lungs = segment_lungs(read_series(scan.path).to_axial())
+    assert lungs[tuple(without.negatives[:200].T)].all()
+    assert 0.02 < lungs[tuple(without.negatives[200:].T)].mean() < 0.6
     again = label_scan(LunaScan(scan.uid, scan.path, scan.nodules, ()), seed=1)
     assert np.array_equal(without.negatives, again.negatives)

@@ -1,56 +1,47 @@
-"""Random crops of packed slices with their nodule masks."""
+"""Random crops of packed slices with their nodule masks, each decided by its number alone.
+
+Number ``i`` of a seed is the same crop in every process and in every run. So processes that train together share one
+global batch, and a run that is taken up again goes on with the crops it would have had.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from edgelung.converters.datasets.augmentation import draw_view, window_size
+from edgelung.converters.datasets.labelled import LabelledScan
 from edgelung.errors import InputError
 from edgelung.runtime.preprocess import apply_intensity
 from edgelung.spec import NetworkInput
 
-__all__ = ["CropSampler", "LabelledScan"]
+__all__ = ["Crops", "crop_batches"]
 
 
-@dataclass(frozen=True, eq=False)
-class LabelledScan:
-    """One scan to train on.
+class Crops(Dataset[tuple[Tensor, Tensor]]):
+    """An endless, seeded sequence of crops for a segmentation network.
 
-    Attributes:
-        hu: (depth, height, width) Hounsfield units, axial, depth towards superior.
-        mask: (depth, height, width) bool, nodule or not.
-        positives: (n, 3) voxel indices in nodules to take crops around.
-        negatives: (n, 3) voxel indices elsewhere to take crops around, such as vessels.
-    """
-
-    hu: npt.NDArray[Any]
-    mask: npt.NDArray[np.bool_]
-    positives: npt.NDArray[np.int64]
-    negatives: npt.NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        if self.mask.shape != self.hu.shape or len(self.negatives) == 0:
-            raise InputError("a labelled scan needs a mask of its own shape and points for negative crops")
-
-
-class CropSampler:
-    """An endless, seeded stream of batches for a segmentation network.
-
-    Each batch holds crops around positive and around negative points, in the given share, shifted at random and
-    mirrored and turned by quarters. Slices are packed and intensities mapped by the network's own rules.
+    A crop lies somewhere within a larger one around a positive or a negative point, and is flipped, scaled, rotated
+    and made noisy (:mod:`edgelung.converters.datasets.augmentation`). Slices are packed and intensities mapped by the
+    network's own rules.
 
     Args:
         scans: Where to crop.
         spec: The network's input; its plane is not used, the crop has its own.
-        crop: Height and width of a crop in pixels.
-        batch: Crops per batch.
+        crop: Height and width in pixels of the region around a point that a crop lies in.
+        inner: Height and width of the crop in pixels, at most ``crop``.
         positives: Share of crops around nodules, 0..1.
-        seed: Seed of all choices.
+        seed: Of all choices.
+
+    Raises:
+        InputError: If no scan holds a nodule, or ``inner`` does not fit.
     """
 
     def __init__(
@@ -58,49 +49,70 @@ class CropSampler:
         scans: Sequence[LabelledScan],
         spec: NetworkInput,
         *,
-        crop: int = 64,
-        batch: int = 32,
+        crop: int = 96,
+        inner: int = 64,
         positives: float = 0.5,
         seed: int = 0,
     ) -> None:
-        if not any(len(scan.positives) for scan in scans):
-            raise InputError("no scan holds a nodule to train on")
+        if not 0 < inner <= crop:
+            raise InputError(f"{inner} pixels do not lie within {crop}", field="inner")
         self._scans = scans
+        self._with_nodules = [scan for scan in scans if len(scan.positives)]
+        if not self._with_nodules:
+            raise InputError("no scan holds a nodule to train on")
         self._spec = spec
-        self._crop = crop
-        self._batch = batch
+        self._inner = inner
+        self._most_offset = (crop - inner) // 2
         self._positives = positives
-        self._random = np.random.default_rng(seed)
+        self._seed = seed
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yields (batch, slices, crop, crop) inputs and (batch, outputs, crop, crop) float32 masks, 0 or 1."""
-        while True:
-            pairs = [self._one() for _ in range(self._batch)]
-            inputs, masks = (np.stack(part) for part in zip(*pairs, strict=True))
-            yield torch.from_numpy(inputs), torch.from_numpy(masks)
-
-    def _one(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        random, packing = self._random, self._spec.packing
-        scan = self._scans[int(random.integers(len(self._scans)))]
-        wanted = random.random() < self._positives and len(scan.positives) > 0
-        points = scan.positives if wanted else scan.negatives
-        depth, *center = points[random.integers(len(points))]
-        first = int(depth) - int(random.integers(packing.outputs))
-        slices = np.clip(np.arange(first - packing.before, first + packing.outputs + packing.after), 0, None)
-        slices = np.minimum(slices, len(scan.hu) - 1)
-        rows, columns = (self._span(int(middle), size) for middle, size in zip(center, scan.hu.shape[1:], strict=True))
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        """(slices, inner, inner) float32 input and (outputs, inner, inner) float32 mask, 0 or 1."""
+        random = np.random.default_rng([self._seed, number])
+        positive = random.random() < self._positives
+        scans = self._with_nodules if positive else self._scans
+        scan = scans[int(random.integers(len(scans)))]
+        points = scan.positives if positive else scan.negatives
+        depth, row, column = (int(place) for place in points[random.integers(len(points))])
+        packing = self._spec.packing
+        first = depth - int(random.integers(packing.outputs)) - packing.before
+        view = draw_view(random, self._most_offset, may_reverse=packing.before == packing.after)
+        slices = np.arange(first, first + packing.slices)
         answered = slices[packing.before : packing.before + packing.outputs]
-        values = apply_intensity(scan.hu[slices, rows, columns], self._spec.intensity)
-        mask = scan.mask[answered, rows, columns].astype(np.float32)
-        turns, mirror = int(random.integers(4)), bool(random.random() < 0.5)
-        return _turned(values, turns, mirror), _turned(mask, turns, mirror)
+        middle = (row + view.offset[0], column + view.offset[1])
+        hu = view.resample(self._window(scan.hu, slices, middle), self._inner)
+        mask = view.resample(self._window(scan.mask, answered, middle), self._inner)
+        noisy = hu + view.noise_hu * random.standard_normal(hu.shape, dtype=np.float32)
+        values = apply_intensity(noisy, self._spec.intensity)
+        return torch.from_numpy(values), torch.from_numpy((mask > 0.5).astype(np.float32))
 
-    def _span(self, middle: int, size: int) -> slice:
-        shift = int(self._random.integers(-self._crop // 3, self._crop // 3 + 1))
-        start = int(np.clip(middle + shift - self._crop // 2, 0, size - self._crop))
-        return slice(start, start + self._crop)
+    def _window(
+        self, array: npt.NDArray[Any], slices: npt.NDArray[np.int64], middle: tuple[int, int]
+    ) -> npt.NDArray[np.float32]:
+        """What a view can see; beyond the ends of the scan its last voxels are repeated."""
+        size = window_size(self._inner)
+        rows, columns = (np.arange(size) + place - size // 2 for place in middle)
+        places = [
+            np.clip(index, 0, length - 1) for index, length in zip((slices, rows, columns), array.shape, strict=True)
+        ]
+        return np.asarray(array[np.ix_(*places)], dtype=np.float32)
 
 
-def _turned(array: npt.NDArray[np.float32], turns: int, mirror: bool) -> npt.NDArray[np.float32]:
-    turned = np.rot90(array, turns, axes=(1, 2))
-    return np.ascontiguousarray(turned[..., ::-1] if mirror else turned)
+def crop_batches(
+    crops: Crops, batch: int, *, first: int = 0, rank: int = 0, ranks: int = 1, workers: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One process's share of an endless row of batches.
+
+    Args:
+        crops: Where they come from.
+        batch: Crops of all processes together, in one step; a multiple of ``ranks``.
+        first: Step to begin with, counted from 0.
+        rank: Which process this is.
+        ranks: How many there are.
+        workers: Extra processes that prepare crops; 0 prepares them here.
+
+    Returns:
+        (batch / ranks, slices, inner, inner) inputs and (batch / ranks, outputs, inner, inner) masks, without end.
+    """
+    numbers = (range(step * batch + rank, (step + 1) * batch, ranks) for step in itertools.count(first))
+    return iter(DataLoader(crops, batch_sampler=numbers, num_workers=workers))  # type: ignore[arg-type]

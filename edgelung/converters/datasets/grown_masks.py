@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edgelung.converters.datasets.luna16 import Annotation
 from edgelung.volume import CtVolume
 
-__all__ = ["THRESHOLD_HU", "grow_masks"]
+__all__ = ["THRESHOLD_HU", "grow_masks", "grow_points"]
 
 THRESHOLD_HU = -700.0  # lung is about -850, ground glass from -650 on
 
@@ -36,12 +36,27 @@ def grow_masks(
     """
     mask = np.zeros(volume.shape, dtype=bool)
     for nodule in nodules:
-        index = np.rint(volume.lps_mm_to_index(nodule.center_lps_mm)).astype(int)
-        if ((index < 0) | (index >= volume.shape)).any():
-            continue
-        box = tuple(_span(volume, index, axis, nodule.diameter_mm, threshold_hu) for axis in range(3))
-        mask[box] |= volume.hu[box] > threshold_hu
+        mask[tuple(grow_points(volume, nodule, threshold_hu).T)] = True
     return mask
+
+
+def grow_points(volume: CtVolume, nodule: Annotation, threshold_hu: float = THRESHOLD_HU) -> npt.NDArray[np.int64]:
+    """The voxels of one annotated nodule.
+
+    Args:
+        volume: The CT, in any orientation.
+        nodule: Its centre and diameter.
+        threshold_hu: Tissue denser than this is nodule.
+
+    Returns:
+        (n, 3) voxel indices; none when the centre is outside of the volume.
+    """
+    index = np.rint(volume.lps_mm_to_index(nodule.center_lps_mm)).astype(int)
+    if ((index < 0) | (index >= volume.shape)).any():
+        return np.empty((0, 3), dtype=np.int64)
+    box = tuple(_span(volume, index, axis, nodule.diameter_mm, threshold_hu) for axis in range(3))
+    points: npt.NDArray[np.int64] = np.argwhere(volume.hu[box] > threshold_hu) + [span.start for span in box]
+    return points
 
 
 def _span(volume: CtVolume, index: npt.NDArray[np.int64], axis: int, diameter_mm: float, threshold_hu: float) -> slice:

@@ -44,12 +44,14 @@ class LunaScan:
         path: The .mhd file.
         nodules: Annotated ones.
         look_alikes_lps_mm: Places that resemble nodules and are none.
+        exact_mask: The .mhd file of its exact nodule mask, which only phantoms have.
     """
 
     uid: str
     path: Path
     nodules: tuple[Annotation, ...]
     look_alikes_lps_mm: tuple[Point, ...]
+    exact_mask: Path | None = None
 
 
 def read_luna16(root: Path | str) -> tuple[LunaScan, ...]:
@@ -70,7 +72,7 @@ def read_luna16(root: Path | str) -> tuple[LunaScan, ...]:
     for uid, point, kind in _rows(listed, "class"):
         if kind == 0:
             look_alikes[uid].append(point)
-    return tuple(LunaScan(path.stem, path, tuple(nodules[path.stem]), tuple(look_alikes[path.stem])) for path in files)
+    return tuple(_scan(path, nodules[path.stem], look_alikes[path.stem]) for path in files)
 
 
 def split_scans(scans: Sequence[LunaScan]) -> tuple[tuple[LunaScan, ...], tuple[LunaScan, ...]]:
@@ -90,6 +92,11 @@ def split_scans(scans: Sequence[LunaScan]) -> tuple[tuple[LunaScan, ...], tuple[
         validation = ranked[:-1]
     chosen = {scan.uid for scan in validation}
     return tuple(s for s in scans if s.uid not in chosen), tuple(s for s in scans if s.uid in chosen)
+
+
+def _scan(path: Path, nodules: list[Annotation], look_alikes: list[Point]) -> LunaScan:
+    exact = path.parents[1] / "masks" / path.name
+    return LunaScan(path.stem, path, tuple(nodules), tuple(look_alikes), exact if exact.is_file() else None)
 
 
 def _rank(uid: str) -> float:
