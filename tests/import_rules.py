@@ -23,6 +23,7 @@ ROOMS = (
 CONVERTER_ROOMS = (
     ("edgelung.converters",),  # the door
     ("edgelung.converters.convert",),
+    ("edgelung.converters.report",),
     ("edgelung.converters.artefacts",),
     ("edgelung.converters.sensitivity",),
     ("edgelung.converters.stages",),
@@ -39,6 +40,7 @@ CONVERTER_ROOMS = (
     ("edgelung.converters.training",),
     ("edgelung.converters.tasks",),
     ("edgelung.converters.pruning",),
+    ("edgelung.converters.evaluation",),
     ("edgelung.converters.datasets",),
     ("edgelung.converters.passes",),
     ("edgelung.converters.spec_file", "edgelung.converters.checkpoint", "edgelung.converters.architecture"),
