@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -27,7 +28,10 @@ __all__ = [
 
 FORMAT_VERSION = 1
 
+MAX_RECIPE_CHARACTERS = 1 << 16  # as long as a recipe file may be
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_UNPRINTABLE = ("Cc", "Cs")  # control characters, and halves of surrogate pairs
 
 
 @dataclass(frozen=True)
@@ -132,12 +136,23 @@ class Provenance:
         checkpoint_format: Its container.
         stages: What was done, in order.
         calibration: What quantisation was fitted to.
+        recipe: TOML from which ``edgelung-convert --recipe`` makes the same network again; None in bundles that were
+            not made from a recipe. A board never interprets it, so that options of newer versions do not matter there.
     """
 
     checkpoint_sha256: str
     checkpoint_format: str
     stages: tuple[StageRecord, ...] = ()
     calibration: CalibrationRecord | None = None
+    recipe: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.recipe is None:
+            return
+        if len(self.recipe) > MAX_RECIPE_CHARACTERS:
+            raise ValueError(f"the recipe is longer than {MAX_RECIPE_CHARACTERS} characters")
+        if any(unicodedata.category(character) in _UNPRINTABLE for character in self.recipe.replace("\n", "")):
+            raise ValueError("the recipe holds control characters")  # it is shown on terminals
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,33 @@ from pathlib import Path
 import click
 
 from edgelung.cli.tables import format_table
+from edgelung.errors import InputError
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--recipe", "only_recipe", is_flag=True, help="Print the recipe it was made from, as TOML.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def inspect(bundle: Path, as_json: bool) -> None:
+def inspect(bundle: Path, only_recipe: bool, as_json: bool) -> None:
     """Check every file of BUNDLE against its manifest and show what it holds.
 
     \b
-    Example:  edgelung inspect unet.bundle --json
+    Examples:  edgelung inspect unet.bundle --json
+               edgelung inspect unet.bundle --recipe > unet.toml
+               edgelung-convert unet.pt --recipe unet.toml
     """
     from edgelung.bundle import describe, open_bundle
 
     with open_bundle(bundle) as opened:
         description = describe(opened)
+    recipe = description["provenance"].get("recipe")
+    if only_recipe:
+        if as_json:
+            raise click.UsageError("--recipe prints TOML; with --json it is under provenance.recipe, without --recipe")
+        if recipe is None:
+            raise InputError("holds no recipe", source=bundle, hint="make it again with edgelung-convert")
+        click.echo(recipe, nl=False)
+        return
     if as_json:
         click.echo(json.dumps(description, indent=2))
         return
@@ -64,6 +76,8 @@ def inspect(bundle: Path, as_json: bool) -> None:
     ]
     if fidelity:
         click.echo("\n" + format_table(("network", "target", "against the original", "value", "limit", "on"), fidelity))
+    if recipe is not None:
+        click.echo("\nrecipe" + "".join(f"\n    {line}" for line in recipe.splitlines()))
     for item in description["artefacts"]:
         if not item["verified"]:
             click.echo(f"\nWARNING: {item['network']} for {item['target']} MISSED a limit and was kept on request")

@@ -61,12 +61,13 @@ class ArtefactMaker:
             ConversionError: When it cannot be made.
             VerificationError: When it misses a limit and the recipe does not keep what does.
         """
-        wanted = self.recipe.route.precision if HOST in self.recipe.targets else "fp32"
+        trained = self.record.rounding is not None  # then the network itself is int8
+        wanted = self.recipe.route.precision if HOST in self.recipe.targets or trained else "fp32"
         precision: Precision = "int8" if wanted == "int8" else "fp32"
         name = self._name("onnxruntime", precision, "onnx")
         path = self.writer.stage_file(name)
         file = self.graph
-        if precision == "int8":
+        if precision == "int8" and not trained:
             file = quantise_onnx(self.graph.path, self.record.spec.input.tensor.name, self.slabs.fit, path)
         else:
             shutil.copyfile(self.graph.path, path)
@@ -147,7 +148,7 @@ class ArtefactMaker:
     def _check(
         self, engine: str, precision: Precision, outputs: Sequence[Array], golden: Array
     ) -> tuple[tuple[FidelityRow, ...], float]:
-        rows, tolerance = check_artefact(self.record, precision, self.answers, outputs, golden, self.slabs.verify_words)
+        rows, tolerance = check_artefact(self.record, precision, self.answers, outputs, golden, self.slabs)
         if not self.recipe.keep_failing:
             require_fidelity(rows, f"{engine} {precision}")
         return rows, tolerance

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
-import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from edgelung import __version__
 from edgelung.bundle import (
@@ -22,11 +23,15 @@ from edgelung.bundle import (
 )
 from edgelung.converters.artefacts import ArtefactMaker
 from edgelung.converters.loading import load_network
+from edgelung.converters.pruning import LayerCut
 from edgelung.converters.recipe import Recipe
+from edgelung.converters.recipe_file import write_recipe
 from edgelung.converters.record import ConversionRecord
+from edgelung.converters.retrain import identify_slabs, retrain
 from edgelung.converters.slabs import Slabs, gather_slabs
 from edgelung.converters.stages import Answers, answer_with_original, export, restructure_network
 from edgelung.converters.toolkit import DEFAULT_VERSION, find
+from edgelung.converters.workspace import open_workspace
 
 __all__ = ["Conversion", "convert"]
 
@@ -40,10 +45,12 @@ class Conversion:
     Attributes:
         output: The bundle.
         manifest: Its manifest, with what verification measured.
+        layers: Every convolution before and after pruning; empty when nothing was pruned.
     """
 
     output: Path
     manifest: Manifest
+    layers: tuple[LayerCut, ...] = ()
 
     @property
     def artefacts(self) -> tuple[Artefact, ...]:
@@ -83,11 +90,19 @@ def convert(
             remark(f"data: {slabs.data_words}")
         if slabs.fitted is not None and slabs.fitted.provenance.is_phantom:
             remark(PHANTOMS_ONLY)
-        if recipe.restructures:
-            announce("restructure")
-            record = restructure_network(record, slabs.golden, recipe.route)
-        with tempfile.TemporaryDirectory(prefix=".edgelung-", dir=recipe.output.absolute().parent) as folder:
-            work = Path(folder)
+        layers: tuple[LayerCut, ...] = ()
+        with ExitStack() as stack:
+            if recipe.retrains:
+                identity = identify_slabs(slabs)
+                workspace = stack.enter_context(open_workspace(recipe, record.source_sha256, identity, remark))
+                trained = retrain(recipe, record, slabs, workspace, announce=announce, note=remark, tick=tick)
+                record, layers = trained.record, trained.layers
+            elif recipe.restructures:
+                announce("restructure")
+                record = restructure_network(record, slabs.golden, recipe.route)
+            work = Path(
+                stack.enter_context(TemporaryDirectory(prefix=".edgelung-", dir=recipe.output.absolute().parent))
+            )
             announce("export to ONNX")
             record, graph = export(record, slabs.golden, work / "float32.onnx")
             announce("run the original")
@@ -98,11 +113,11 @@ def convert(
             if environment is not None:
                 announce(f"make and verify: {', '.join(recipe.npu_targets)}")
                 artefacts += maker.npu(environment, remark, tick)
-        announce("write the bundle")
-        golden = _add_golden(writer, record, slabs, answers, recipe.seed)
-        manifest = _manifest(record, tuple(artefacts), golden, slabs)
-        writer.finish(manifest)
-    return Conversion(recipe.output, manifest)
+            announce("write the bundle")
+            golden = _add_golden(writer, record, slabs, answers, recipe.seed)
+            manifest = _manifest(recipe, record, tuple(artefacts), golden, slabs)
+            writer.finish(manifest)
+    return Conversion(recipe.output, manifest, layers)
 
 
 def _counted(tick: Callable[[str], None] | None) -> Callable[[int, int], None] | None:
@@ -118,7 +133,9 @@ def _add_golden(writer: BundleWriter, record: ConversionRecord, slabs: Slabs, an
     )
 
 
-def _manifest(record: ConversionRecord, artefacts: tuple[Artefact, ...], golden: Golden, slabs: Slabs) -> Manifest:
+def _manifest(
+    recipe: Recipe, record: ConversionRecord, artefacts: tuple[Artefact, ...], golden: Golden, slabs: Slabs
+) -> Manifest:
     spec = record.spec
     network = NetworkRecord(
         spec.task, record.architecture, record.parameters, spec.input, spec.output, artefacts, (golden,)
@@ -128,7 +145,9 @@ def _manifest(record: ConversionRecord, artefacts: tuple[Artefact, ...], golden:
     return Manifest(
         networks={record.name: network},
         pipeline=PipelineRecord("ct-nodule-segmentation", {"segmentation": record.name}, asdict(spec.thresholds)),
-        provenance=Provenance(record.source_sha256, record.source_format, record.stages, calibration),
+        provenance=Provenance(
+            record.source_sha256, record.source_format, record.stages, calibration, write_recipe(recipe)
+        ),
         versions={
             "edgelung": __version__,
             "python": platform.python_version(),

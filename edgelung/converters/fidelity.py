@@ -22,10 +22,25 @@ from edgelung.bundle import FidelityRow
 from edgelung.converters.verify import FP32_LIMIT, FP32_RELATIVE_LIMIT, Agreement, compare_outputs
 from edgelung.errors import VerificationError
 
-__all__ = ["LIMITS", "FidelityLimits", "measure_fidelity", "require_fidelity", "to_probability"]
+__all__ = [
+    "LIMITS",
+    "NO_LIMITS",
+    "RETRAINED",
+    "TRAINED_LIMITS",
+    "FidelityLimits",
+    "measure_fidelity",
+    "measure_nodules",
+    "require_fidelity",
+    "to_probability",
+]
 
 Array = npt.NDArray[np.float32]
-AGAINST = "original network in float32"
+ORIGINAL = "original network in float32"
+RETRAINED = "retrained network before it was compiled"
+TRUTH = "inserted nodules"
+# Of a retrained network: so much of the original's recall may be lost, and so many times its false positives be made.
+LOST_RECALL, MORE_FALSE = 0.1, 1.5
+LEAST_FALSE = 50  # pixels a slab: a few more than next to none are no failure
 NOTHING_MARKED = "choose slices with nodules: --data and --holdout, or another --seed"
 
 
@@ -42,7 +57,7 @@ class FidelityLimits:
     """
 
     largest: float | None
-    relative: float
+    relative: float | None
     recall: float | None
     precision: float | None
     dice: float | None
@@ -55,6 +70,9 @@ LIMITS = MappingProxyType(
         "int8": FidelityLimits(None, 0.6, 0.75, 0.75, 0.8),
     }
 )
+NO_LIMITS = FidelityLimits(None, None, None, None, None)
+# A network that was trained while it rounded is compiled as it is (docs/qat.md); additions are rounded once more.
+TRAINED_LIMITS = FidelityLimits(None, 0.6, 0.9, 0.9, 0.9)
 
 
 def to_probability(output: npt.ArrayLike, quantity: Literal["probability", "logit"]) -> Array:
@@ -67,7 +85,13 @@ def to_probability(output: npt.ArrayLike, quantity: Literal["probability", "logi
 
 
 def measure_fidelity(
-    expected: Sequence[Array], found: Sequence[Array], threshold: float, limits: FidelityLimits, data: str
+    expected: Sequence[Array],
+    found: Sequence[Array],
+    threshold: float,
+    limits: FidelityLimits,
+    data: str,
+    *,
+    against: str = ORIGINAL,
 ) -> tuple[FidelityRow, ...]:
     """Compare probabilities of the original with those of an artefact.
 
@@ -77,6 +101,7 @@ def measure_fidelity(
         threshold: From which probability on a pixel belongs to the mask.
         limits: What has to be kept.
         data: What the slabs are, by kind, for the record.
+        against: What ``expected`` is, for the record.
 
     Raises:
         ConversionError: If shapes differ.
@@ -85,9 +110,9 @@ def measure_fidelity(
     """
     agreement = compare_outputs(expected, found)
     rows = [
-        _row("largest difference", agreement.max_abs, limits.largest, data, agreement),
-        _row("mean difference", agreement.mean_abs, None, data, agreement),
-        _row("difference relative to spread", agreement.relative_rms, limits.relative, data, agreement),
+        _row("largest difference", agreement.max_abs, limits.largest, data, agreement, against),
+        _row("mean difference", agreement.mean_abs, None, data, agreement, against),
+        _row("difference relative to spread", agreement.relative_rms, limits.relative, data, agreement, against),
     ]
     ours = np.concatenate([np.asarray(output).ravel() >= threshold for output in expected])
     theirs = np.concatenate([np.asarray(output).ravel() >= threshold for output in found])
@@ -101,8 +126,45 @@ def measure_fidelity(
         ("mask precision", both / answered if answered else 0.0, limits.precision),
         ("mask Dice", 2 * both / (marked + answered), limits.dice),
     )
-    rows += [_row(metric, value, limit, data, agreement, "at least") for metric, value, limit in shares]
+    rows += [_row(metric, value, limit, data, agreement, against, "at least") for metric, value, limit in shares]
     return tuple(rows)
+
+
+def measure_nodules(
+    original: Sequence[Array],
+    found: Sequence[Array],
+    nodules: Sequence[npt.NDArray[np.bool_]],
+    threshold: float,
+    data: str,
+) -> tuple[FidelityRow, ...]:
+    """What a retrained network finds of nodules that are known, and marks elsewhere, beside the original.
+
+    Args:
+        original: The original's probabilities, for each slab.
+        found: The artefact's, in the same shapes.
+        nodules: The truth, likewise.
+        threshold: From which probability on a pixel belongs to the mask.
+        data: What the slabs are, by kind, for the record.
+
+    Raises:
+        VerificationError: If there is no nodule pixel: then nothing is proven.
+    """
+    truth = np.concatenate([mask.ravel() for mask in nodules])
+    if not truth.any():
+        raise VerificationError("pixels of known nodules (at least)", 0, 1, hint=NOTHING_MARKED)
+    masks = [np.concatenate([answer.ravel() >= threshold for answer in answers]) for answers in (original, found)]
+    recalls = [float(np.count_nonzero(mask & truth)) / float(np.count_nonzero(truth)) for mask in masks]
+    false = [float(np.count_nonzero(mask & ~truth)) / len(nodules) for mask in masks]
+    count = len(nodules)
+    return (
+        FidelityRow("nodule recall", recalls[1], TRUTH, data, count, max(recalls[0] - LOST_RECALL, 0.0), "at least"),
+        FidelityRow("nodule recall of the original", recalls[0], TRUTH, data, count, None, "at least"),
+        FidelityRow(
+            "false-positive pixels a slab", false[1], TRUTH, data, count, MORE_FALSE * max(false[0], LEAST_FALSE),
+            "at most",
+        ),
+        FidelityRow("false-positive pixels a slab of the original", false[0], TRUTH, data, count, None, "at most"),
+    )  # fmt: skip
 
 
 def require_fidelity(rows: Sequence[FidelityRow], name: str) -> None:
@@ -126,6 +188,7 @@ def _row(
     limit: float | None,
     data: str,
     agreement: Agreement,
+    against: str,
     bound: Literal["at most", "at least"] = "at most",
 ) -> FidelityRow:
-    return FidelityRow(metric, value, AGAINST, data, agreement.samples, limit, bound)
+    return FidelityRow(metric, value, against, data, agreement.samples, limit, bound)

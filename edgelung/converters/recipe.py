@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from edgelung.boards import get_board
-from edgelung.converters.route import Algorithm, Route
+from edgelung.converters.pruning import IMPORTANCES
+from edgelung.converters.route import CHANNEL_BLOCK, Algorithm, Preset, Route, Scope
 from edgelung.errors import InputError
 
 __all__ = ["HOST", "Recipe"]
 
 HOST: Final = "onnxruntime"
+_ROUNDS_QAT_WEIGHTS_ANEW: Final = "2.5.0"  # docs/qat.md, "Toolkit 2.5.0"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,15 @@ class Recipe:
         toolkit: Version of the vendor's toolkit; None takes the default one.
         plane: (height, width) of a registry network's compiled input; a spec file has its own.
         seed: Of everything that is drawn.
+        prune: Share of the channels that goes, 0 to 1 exclusive; None prunes nothing.
+        round_to: The channels that stay are a multiple of this; None takes the block of the route (docs/pruning.md).
+        importance: What channels are ranked by: a name in ``edgelung.converters.pruning.IMPORTANCES``.
+        scope: Take the share from each layer, or from all together where channels matter least.
+        keep: Layers, or modules with layers in them, that are not pruned.
+        qat: Train the network to be int8; excludes ``ptq`` and ``precision``.
+        preset: How long a pruned or int8 network is trained (docs/convert.md).
+        epochs: As many epochs instead of the preset's.
+        resume: Go on where an interrupted conversion to the same output stopped.
         overwrite: Replace a bundle that is there.
         keep_failing: Write the bundle even if an artefact misses a limit, and mark it.
 
@@ -59,6 +71,15 @@ class Recipe:
     toolkit: str | None = None
     plane: tuple[int, int] = (512, 512)
     seed: int = 0
+    prune: float | None = None
+    round_to: int | None = None
+    importance: str = "l1"
+    scope: Scope = "layer"
+    keep: tuple[str, ...] = ()
+    qat: bool = False
+    preset: Preset = "published"
+    epochs: int | None = None
+    resume: bool = False
     overwrite: bool = False
     keep_failing: bool = False
 
@@ -66,6 +87,8 @@ class Recipe:
         self._check_source()
         self._check_targets()
         self._check_data()
+        self._check_pruning()
+        self._check_training()
 
     @property
     def npu_targets(self) -> tuple[str, ...]:
@@ -75,11 +98,23 @@ class Recipe:
     @property
     def route(self) -> Route:
         """The route: what was asked for, int8 for an NPU when nothing was, float32 otherwise."""
+        if self.qat:
+            return Route("int8")
         if self.ptq:
             return Route("int8", self.ptq)
         if self.precision:
             return Route(self.precision)
         return Route("int8", "normal") if self.npu_targets else Route("fp32")
+
+    @property
+    def retrains(self) -> bool:
+        """Whether the weights change, so that the network is trained again."""
+        return self.prune is not None or self.qat
+
+    @property
+    def channel_block(self) -> int:
+        """What the number of channels that stay is rounded up to a multiple of."""
+        return self.round_to or CHANNEL_BLOCK[self.route.precision]
 
     @property
     def restructures(self) -> bool:
@@ -101,12 +136,14 @@ class Recipe:
             raise InputError("name each target once", field="target")
         for name in self.targets:
             get_board(name)
-        if self.precision and self.ptq:
-            problem = f"--precision {self.precision} and --ptq are two routes, a conversion takes one"
+        routes = {"--precision": self.precision, "--ptq": self.ptq, "--qat": self.qat}
+        asked = [option for option, value in routes.items() if value]
+        if len(asked) > 1:
+            problem = f"{asked[0]} and {asked[1]} are two routes, a conversion takes one"
             raise InputError(problem, hint="leave one of them out")
         if self.precision == "fp32" and self.npu_targets:
             problem = f"the NPU of {self.npu_targets[0]} does not compute in float32"
-            raise InputError(problem, field="precision", hint="choose --precision fp16 or --ptq")
+            raise InputError(problem, field="precision", hint="choose --precision fp16, --ptq or --qat")
         if self.precision == "fp16" and HOST in self.targets:
             problem = "onnxruntime computes in float32 on a CPU; float16 would only be converted there and back"
             hint = "leave --target onnxruntime out: every bundle holds a float32 artefact for it anyway"
@@ -125,3 +162,48 @@ class Recipe:
             raise InputError(f"{self.holdout[0]}:{self.holdout[1]} is no range of slices", field="holdout")
         if self.calibration_slabs < 1 or self.verification_slabs < 1:
             raise InputError("there must be at least one slab each to calibrate and to verify on")
+
+    def _check_pruning(self) -> None:
+        if self.prune is None:
+            changed = {
+                "round-to": self.round_to is not None,
+                "importance": self.importance != "l1",
+                "scope": self.scope != "layer",
+                "keep": bool(self.keep),
+            }
+            _refuse_without(changed, "nothing is pruned", "--prune R")
+            return
+        if not 0 < self.prune < 1:
+            raise InputError(f"{self.prune:g} is no share between 0 and 1", field="prune", hint="--prune 0.5 halves")
+        if self.round_to is not None and self.round_to < 1:
+            raise InputError(f"{self.round_to} is no number of channels", field="round-to", hint="--round-to 16, say")
+        if self.importance not in IMPORTANCES:
+            known = f"known: {', '.join(IMPORTANCES)}"
+            raise InputError(f"there is no importance {self.importance!r}", field="importance", hint=known)
+        if not all(self.keep) or len(set(self.keep)) != len(self.keep):
+            raise InputError("name each layer once", field="keep")
+
+    def _check_training(self) -> None:
+        if not self.retrains:
+            changed = {"preset": self.preset != "published", "epochs": self.epochs is not None}
+            _refuse_without(changed, "nothing is trained", "--prune R or --qat")
+            return
+        if self.source.suffix == ".onnx":
+            option = "qat" if self.qat else "prune"
+            problem = "a ready .onnx model cannot be trained"
+            raise InputError(problem, field=option, hint="give the checkpoint it was exported from")
+        if self.qat and self.toolkit == _ROUNDS_QAT_WEIGHTS_ANEW:
+            problem = f"rknn-toolkit2 {self.toolkit} rounds the weights of a QAT network anew (docs/qat.md)"
+            raise InputError(problem, field="qat", hint="use 2.3.2")
+        if self.qat and not self.restructure:
+            problem = "int8 is trained into the restructured network, without BatchNorms and sigmoid"
+            raise InputError(problem, field="qat", hint="leave out --no-restructure")
+        if self.epochs is not None and self.epochs < 1:
+            raise InputError(f"{self.epochs} is no number of epochs", field="epochs", hint="one is the least")
+
+
+def _refuse_without(changed: Mapping[str, bool], problem: str, needed: str) -> None:
+    """Refuse the first option that was changed from its default though nothing would use it."""
+    for option, is_changed in changed.items():
+        if is_changed:
+            raise InputError(problem, field=option, hint=f"add {needed}, or leave out --{option}")

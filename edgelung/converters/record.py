@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from torch import fx, nn
 
 from edgelung.bundle import StageRecord
 from edgelung.converters.spec_file import NetworkSpec
@@ -31,6 +31,7 @@ class ConversionRecord:
         source_format: Container of that file.
         parameters: Trainable numbers in it.
         model: The network itself; None when a ready graph was given.
+        rounding: The network with its fake-quantisation, to be exported as it rounds; None without QAT.
         graph: The ready graph; None when a checkpoint was given.
         stages: What was done so far, in words and without paths.
     """
@@ -44,6 +45,7 @@ class ConversionRecord:
     source_format: str
     parameters: int
     model: nn.Module | None = None
+    rounding: fx.GraphModule | None = None
     graph: Path | None = None
     stages: tuple[StageRecord, ...] = ()
 

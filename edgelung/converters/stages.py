@@ -13,8 +13,17 @@ import numpy.typing as npt
 import torch
 
 from edgelung.bundle import FidelityRow, LatencyRecord
-from edgelung.converters.fidelity import LIMITS, measure_fidelity, to_probability
+from edgelung.converters.fidelity import (
+    LIMITS,
+    NO_LIMITS,
+    RETRAINED,
+    TRAINED_LIMITS,
+    measure_fidelity,
+    measure_nodules,
+    to_probability,
+)
 from edgelung.converters.passes import RK3588_FP16, RK3588_INT8, restructure
+from edgelung.converters.quantisation import RK3588_RULES, export_qdq
 from edgelung.converters.record import ConversionRecord
 from edgelung.converters.route import Precision, Route
 from edgelung.converters.slabs import Slabs
@@ -22,7 +31,15 @@ from edgelung.converters.targets.onnxruntime import OnnxFile, adopt_onnx, export
 from edgelung.converters.verify import FP32_LIMIT, onnx_function, torch_function, verify_onnx
 from edgelung.errors import ConversionError, VerificationError
 
-__all__ = ["Answers", "answer_with_original", "check_artefact", "export", "restructure_network", "run_on_host"]
+__all__ = [
+    "Answers",
+    "answer_with_original",
+    "check_artefact",
+    "export",
+    "middle_of",
+    "restructure_network",
+    "run_on_host",
+]
 
 PROBE_PX = 192  # of a slab's middle: restructuring is proven in float64, which takes its time
 GOLDEN_MARGIN = 1.5  # an engine's own rounding may add half of what its arithmetic was measured to differ by
@@ -37,10 +54,13 @@ class Answers:
 
     Attributes:
         verify: To the slabs that everything is verified on, as probabilities.
+        retrained: What the network says to them that was made of the original, before it was compiled, if it was
+            retrained; otherwise empty.
         golden: To the golden slab, in the unit of the converted network's output.
     """
 
     verify: tuple[Array, ...]
+    retrained: tuple[Array, ...]
     golden: Array
 
 
@@ -56,17 +76,25 @@ def restructure_network(record: ConversionRecord, golden: Array, route: Route) -
     """
     if record.model is None:
         return record.after("restructure", "a ready graph is left as it came")
-    height, width = golden.shape[2:]
-    top, left = ((size - min(size, PROBE_PX)) // 2 for size in (height, width))
-    probe = torch.from_numpy(golden[:, :, top : top + PROBE_PX, left : left + PROBE_PX].copy())
+    probe = middle_of(golden)
     room = RK3588_INT8 if route.precision == "int8" else RK3588_FP16
     made = restructure(record.model, probe, room=room, otherwise="keep", output=record.spec.output.quantity)
     spec = replace(record.spec, output=replace(record.spec.output, quantity=made.output))
     return record.after("restructure", made.describe(), model=made.model, spec=spec)
 
 
+def middle_of(slab: Array) -> torch.Tensor:
+    """The middle of a slab, small enough to prove something on it in float64."""
+    height, width = slab.shape[2:]
+    top, left = ((size - min(size, PROBE_PX)) // 2 for size in (height, width))
+    return torch.from_numpy(slab[:, :, top : top + PROBE_PX, left : left + PROBE_PX].copy())
+
+
 def export(record: ConversionRecord, golden: Array, path: Path) -> tuple[ConversionRecord, OnnxFile]:
     """Write the network as ONNX and see that the file computes what the network does, on the golden slab."""
+    if record.rounding is not None:
+        file = export_qdq(record.rounding, record.spec, path, RK3588_RULES)
+        return record.after("onnx", f"exported as QDQ with torch {torch.__version__}, opset {file.opset}"), file
     if record.model is not None:
         report = export_onnx(record.model, record.spec, path)
         summary = f"exported with torch {torch.__version__}"
@@ -83,12 +111,12 @@ def export(record: ConversionRecord, golden: Array, path: Path) -> tuple[Convers
 
 
 def answer_with_original(record: ConversionRecord, slabs: Slabs) -> Answers:
-    """Run the original network on the slabs; for the golden one, as restructured, since its unit may be another."""
-    golden = record.reference if record.model is None else torch_function(record.model)
-    quantity = record.reference_quantity
-    return Answers(
-        tuple(to_probability(record.reference(slab), quantity) for slab in slabs.verify), golden(slabs.golden)
-    )
+    """Run the original network on the slabs; for the golden one, as it is now, since its unit may be another."""
+    now = record.reference if record.model is None else torch_function(record.model)
+    before, quantity = record.reference_quantity, record.spec.output.quantity
+    verify = tuple(to_probability(record.reference(slab), before) for slab in slabs.verify)
+    retrained = tuple(to_probability(now(slab), quantity) for slab in slabs.verify) if slabs.retrains else ()
+    return Answers(verify, retrained, now(slabs.golden))
 
 
 def run_on_host(graph: Path, inputs: Sequence[Array], slices_per_run: int) -> tuple[list[Array], LatencyRecord]:
@@ -112,7 +140,12 @@ def run_on_host(graph: Path, inputs: Sequence[Array], slices_per_run: int) -> tu
 
 
 def check_artefact(
-    record: ConversionRecord, precision: Precision, answers: Answers, outputs: Sequence[Array], golden: Array, data: str
+    record: ConversionRecord,
+    precision: Precision,
+    answers: Answers,
+    outputs: Sequence[Array],
+    golden: Array,
+    slabs: Slabs,
 ) -> tuple[tuple[FidelityRow, ...], float]:
     """Fidelity rows of an artefact, and the tolerance for its golden output.
 
@@ -122,11 +155,18 @@ def check_artefact(
         answers: Of the original.
         outputs: Of the artefact, on the slabs that are verified on.
         golden: Of the artefact, on the golden slab.
-        data: What the slabs are.
+        slabs: What it was run on.
     """
     quantity = record.spec.output.quantity
     found = [to_probability(output, quantity) for output in outputs]
-    rows = measure_fidelity(answers.verify, found, record.spec.thresholds.mask_probability, LIMITS[precision], data)
+    threshold, data = record.spec.thresholds.mask_probability, slabs.verify_words
+    if slabs.retrains:
+        rows = measure_nodules(answers.verify, found, slabs.nodules, threshold, data)
+        rows += measure_fidelity(answers.verify, found, threshold, NO_LIMITS, data)
+        limits = TRAINED_LIMITS if record.rounding is not None else LIMITS[precision]
+        rows += measure_fidelity(answers.retrained, found, threshold, limits, data, against=RETRAINED)
+    else:
+        rows = measure_fidelity(answers.verify, found, threshold, LIMITS[precision], data)
     off = float(np.abs(golden - answers.golden).max())
     if not np.isfinite(off):
         raise VerificationError("largest difference from the golden output", off, GOLDEN_FLOOR)

@@ -79,6 +79,22 @@ DAMAGE = {
         lambda b: edit_manifest(b, lambda d: d["networks"]["bright"].update(artefacts=[])),
         "needs an onnxruntime artefact",
     ),
+    "a recipe with escapes": (
+        lambda b: edit_manifest(b, lambda d: d["provenance"].update(recipe='model = "\x1b[2J"\n')),
+        "the recipe holds control characters",
+    ),
+    "half a character in the recipe": (
+        lambda b: edit_manifest(b, lambda d: d["provenance"].update(recipe="\ud800")),
+        "the recipe holds control characters",
+    ),
+    "an endless recipe": (
+        lambda b: edit_manifest(b, lambda d: d["provenance"].update(recipe="#" * 65537)),
+        "the recipe is longer than 65536 characters",
+    ),
+    "a recipe that is no text": (
+        lambda b: edit_manifest(b, lambda d: d["provenance"].update(recipe={"prune": 0.5})),
+        "provenance.recipe: expected str, got an object",
+    ),
     "nan": (
         lambda b: edit_manifest(b, lambda d: d["pipeline"]["thresholds"].update(min_diameter_mm=float("nan"))),
         "NaN is not a JSON number",
@@ -176,6 +192,16 @@ def test_a_manifest_that_forgets_a_file_is_not_written(tmp_path, pristine):
     with pytest.raises(BundleError, match="disagree"), BundleWriter(tmp_path / "b") as writer:
         writer.finish(manifest)
     assert leftovers(tmp_path) == []
+
+
+def test_a_recipe_is_kept_as_it_is_and_bundles_without_one_still_open(bundle):
+    with open_bundle(bundle) as opened:
+        assert opened.manifest.provenance.recipe is None
+        assert "recipe" not in describe(opened)["provenance"]
+    text = '# made by hand\nfuture_option = "é😀"\n'
+    edit_manifest(bundle, lambda data: data["provenance"].update(recipe=text))
+    with open_bundle(bundle) as opened:
+        assert opened.manifest.provenance.recipe == text
 
 
 def test_the_description_lists_every_artefact_with_its_network(pristine):

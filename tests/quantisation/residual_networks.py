@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 
 from edgelung.calibration import make_phantom
-from edgelung.converters.datasets import CropSampler, LabelledScan
+from edgelung.converters.datasets import Crops, LabelledScan, crop_batches
 from edgelung.converters.spec_file import read_spec
-from edgelung.converters.training import train_segmentation
+from edgelung.converters.training import SegmentationLoss, run_steps
 from edgelung.runtime.preprocess import apply_intensity
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -79,8 +80,13 @@ def train(model, steps, learning_rate=1e-2):
     anywhere = random.integers((0, 0, 0), hu.shape, size=(1000, 3))
     negatives = np.concatenate([elsewhere[random.integers(len(elsewhere), size=2000)], anywhere])
     scan = LabelledScan(hu, mask, np.argwhere(mask), negatives)
-    crops = CropSampler([scan], residual_spec().input, batch=8)
-    train_segmentation(model, crops, steps=steps, learning_rate=learning_rate)
+    batches = crop_batches(Crops([scan], residual_spec().input), 8)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    network, optimizer = fabric.setup(model.train(), torch.optim.Adam(model.parameters(), lr=learning_rate))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+    loss = SegmentationLoss(recall_weight=1.0, entropy_weight=5.0)
+    run_steps(fabric, network, optimizer, batches, loss, steps=steps, schedule=schedule)
+    model.eval()
 
 
 @cache

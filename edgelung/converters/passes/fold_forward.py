@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +38,8 @@ def absorb(absorber: Absorber, affine: Affine, *, constant: float = 0.0) -> None
 
     With a ``constant`` the input has one more channel, of that value, behind the BatchNorm's. It gets the weights
     ``sum over channels of W shift / constant``, tap by tap, and the bias stays: zero padding then hides the shift
-    exactly where it hid it before, and a transposed convolution adds at each tap what it added before.
+    exactly where it hid it before, and a transposed convolution adds at each tap what it added before. Without one, a
+    transposed convolution adds everywhere what it added to an output on average (docs/retraining.md).
     """
     conv, count = absorber.conv, len(affine.scale)
     if conv.groups != 1 and constant:
@@ -82,7 +85,7 @@ def _times_inputs(conv: nn.Conv2d | nn.ConvTranspose2d, weight: Tensor, factors:
 
 
 def _sum_to_outputs(conv: nn.Conv2d | nn.ConvTranspose2d, weight: Tensor) -> Tensor:
-    """(out_channels,) sums over taps and inputs; of a transposed convolution only ever of zeros."""
-    if conv.transposed:
-        return torch.zeros(conv.out_channels, dtype=weight.dtype)
+    """(out_channels,) sums over taps and inputs; of a transposed convolution the mean over its outputs' phases."""
+    if isinstance(conv, nn.ConvTranspose2d):
+        return weight.view(conv.groups, -1, *weight.shape[1:]).sum(dim=(1, 3, 4)).flatten() / math.prod(conv.stride)
     return weight.sum(dim=(1, 2, 3))

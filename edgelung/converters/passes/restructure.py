@@ -15,6 +15,7 @@ from edgelung.converters.passes.constant_channel import add_constant, constant_f
 from edgelung.converters.passes.fold_backward import fold_backward, move_scale_back
 from edgelung.converters.passes.fold_forward import Landing, absorb, landing_of
 from edgelung.converters.passes.graph import STAGE, layer, remove, trace
+from edgelung.converters.passes.padding import pad_with_shifts
 from edgelung.converters.passes.proof import FLOAT64_LIMIT, Difference, measure_difference
 from edgelung.converters.passes.reach import find_reach
 from edgelung.converters.passes.room import ChannelRoom
@@ -24,7 +25,7 @@ from edgelung.errors import ConversionError, InputError, VerificationError
 __all__ = ["Restructured", "restructure"]
 
 FLOAT32_LIMIT = 1e-5  # relative; float32 gave up to 1.8e-6 with the same networks
-Border = Literal["exact", "interior"]
+Border = Literal["exact", "interior", "shifts"]
 _NORMALISATIONS = (nn.modules.batchnorm._BatchNorm,)
 
 
@@ -38,7 +39,9 @@ class Restructured:
         constants: Convolutions that got one more output channel, a constant.
         convolutions: BatchNorms that are depthwise 1x1 convolutions now.
         left: BatchNorms, and the activation at the end, that stayed, each with the reason.
+        interior: Those of ``folded`` that zero padding or a transposed convolution was in the way of.
         exactness: ``exact``: the same everywhere. ``interior``: not in a ring at the border, and meant to be trained.
+            ``shifts``: the same everywhere as the network with the padding of :func:`pad_with_shifts`.
         output: What the network gives.
         difference: From the original in float64; on the logits when ``output`` is logit.
         rounded: The same with ``model`` in its own dtype. A pixel is wrong in it by the limit of float32.
@@ -49,6 +52,7 @@ class Restructured:
     constants: tuple[str, ...]
     convolutions: tuple[str, ...]
     left: tuple[tuple[str, str], ...]
+    interior: tuple[str, ...]
     exactness: Border
     output: Literal["probability", "logit"]
     difference: Difference
@@ -62,7 +66,7 @@ class Restructured:
             names = [name for name, told in self.left if told == reason]
             parts.append(f"left: {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''} ({reason})")
         error = self.difference
-        if self.exactness == "exact":
+        if self.exactness != "interior":
             parts.append(f"exact to {error.relative:.1e} (float64), {self.rounded.relative:.1e} (as stored)")
         else:
             where = f"{error.wrong_pixels} of {error.pixels} pixels, within {error.ring_px} px of the border"
@@ -91,7 +95,9 @@ def restructure(
         model: In eval mode or not; it is left as it is. All its weights have one float dtype.
         probe: (N, C, height, width) input in the unit of the network (HU, say) on which the result is compared with
             the original in float64. For ``border="interior"`` wider than twice the reach of the network.
-        border: ``exact``, or ``interior``: a ring at the border is wrong until training has mended it.
+        border: ``exact``, or ``interior``: a ring at the border is wrong until training has mended it; or ``shifts``:
+            every BatchNorm goes, from a network that was trained with :func:`pad_with_shifts`, and is proven against
+            that.
         room: Channel blocks of the target; constant channels are then added only where they cost nothing. None adds
             them wherever they are needed.
         otherwise: What becomes of the rest: a depthwise 1x1 ``convolution``, so that no BatchNorm is left, or
@@ -117,7 +123,9 @@ def restructure(
     elif output == "probability":
         work.left.append(("output", "does not end in a sigmoid"))
     _fold_all(work)
-    exactness: Border = "interior" if work.interior else "exact"
+    exactness: Border = border if work.interior else "exact"
+    if exactness == "shifts":
+        pad_with_shifts(reference, tuple(work.interior))
     difference = _prove(reference, work.network, probe, exactness)
     stored = work.network.to(dtype)
     return Restructured(
@@ -126,6 +134,7 @@ def restructure(
         constants=tuple(work.constants),
         convolutions=tuple(work.convolutions),
         left=tuple(work.left),
+        interior=tuple(work.interior),
         exactness=exactness,
         output=output,
         difference=difference,
@@ -143,7 +152,7 @@ class _Work:
     constants: list[str] = field(default_factory=list)
     convolutions: list[str] = field(default_factory=list)
     left: list[tuple[str, str]] = field(default_factory=list)
-    interior: bool = False
+    interior: list[str] = field(default_factory=list)
 
 
 def _fold_all(work: _Work) -> None:
@@ -176,14 +185,16 @@ def _fold_one(work: _Work, node: fx.Node) -> None:
     landing = landing_of(reach, affine)
     source = constant_source(network, node, reach)
     free = source is not None and work.room is not None and work.room.has_room(reach)
-    as_bias = landing == Landing.EVERYWHERE or (landing == Landing.INTERIOR and work.border == "interior" and not free)
+    inexact = landing != Landing.EVERYWHERE
+    as_bias = not inexact or work.border == "shifts"
+    as_bias |= landing == Landing.INTERIOR and work.border == "interior" and not free
     with_constant = source is not None and (free or work.room is None)
     if not reach.refusal and as_bias:
         affine = move_scale_back(network, node, affine)
         for absorber in reach.absorbers:
             absorb(absorber, affine)
         remove(network, node)
-        work.interior |= landing == Landing.INTERIOR
+        work.interior += [name] if inexact else []
         work.folded.append(name)
     elif not reach.refusal and with_constant and source is not None:
         constant = constant_for(bn)
@@ -206,7 +217,7 @@ def _obstacle(landing: str, source: fx.Node | None) -> str:
 
 def _prove(reference: nn.Module, network: nn.Module, probe: Tensor, exactness: Border) -> Difference:
     difference = measure_difference(reference, network, probe)
-    if exactness == "exact" and not difference.relative <= FLOAT64_LIMIT:
+    if exactness != "interior" and not difference.relative <= FLOAT64_LIMIT:
         hint = "this is an error of edgelung; convert the network as it is with --no-restructure"
         raise VerificationError(
             "relative difference after restructuring", difference.relative, FLOAT64_LIMIT, hint=hint

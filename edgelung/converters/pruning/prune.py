@@ -25,6 +25,7 @@ class Pruned:
             is one again, with its new ``widths``; any other network is of its own class, and ``shrink_to_state``
             makes such a one of a fresh network and the state_dict.
         layers: Every convolution before and after.
+        kept: By convolution and linear layer, the indices of its output channels that stayed.
         dropped: By the layer that stands for a group of channels, the indices that went; () where all stayed.
         left: Layers whose channels were not up for choice, each with the reason.
         parameters_before: Of the original.
@@ -37,6 +38,7 @@ class Pruned:
 
     model: nn.Module
     layers: tuple[LayerCut, ...]
+    kept: dict[str, tuple[int, ...]]
     dropped: dict[str, tuple[int, ...]]
     left: tuple[tuple[str, str], ...]
     parameters_before: int
@@ -101,6 +103,7 @@ def prune(
     return Pruned(
         model=cut,
         layers=compare_layers(pruner.original(), cut, shown.to(next(cut.parameters()).dtype)),
+        kept=pruner.kept(dropped),
         dropped=dropped,
         left=pruner.left,
         parameters_before=_count_parameters(model),

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from edgelung.converters.checkpoint import apply_state
 from edgelung.converters.models import UNetLuna, UNetWidths
-from edgelung.converters.pruning.channel_groups import STAGE, ChannelGraph
+from edgelung.converters.pruning.channel_groups import STAGE, ChannelGraph, Layer, is_transposed
 from edgelung.converters.pruning.constants import measure_inputs
 from edgelung.converters.pruning.importance import get_importance
 from edgelung.converters.pruning.proof import cut_and_prove, find_prunable
@@ -90,6 +91,20 @@ class Pruner:
         scores = {only: self.scores[only]} if only else self.scores
         return choose_dropped(scores, ratio=ratio, round_to=round_to, scope=scope)
 
+    def kept(self, dropped: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+        """By convolution and linear layer, the indices of its output channels that stay without the dropped ones."""
+        work = copy.deepcopy(self._double)
+        graph = ChannelGraph(work, self._example)
+        layers: dict[str, Layer] = {
+            name: module for name, module in work.named_modules() if isinstance(module, (_ConvNd, nn.Linear))
+        }
+        with torch.no_grad():
+            for layer in layers.values():  # weights that are their own channel's number show which of them are left
+                out = _outputs_first(layer)
+                out.copy_(torch.arange(len(out), dtype=out.dtype).view(-1, *[1] * (out.ndim - 1)).expand_as(out))
+        graph.cut(dropped)
+        return {name: tuple(int(row.flatten()[0]) for row in _outputs_first(layer)) for name, layer in layers.items()}
+
     def cut(self, dropped: Mapping[str, Sequence[int]]) -> tuple[nn.Module, float]:
         """The network without some channels, their means in the biases of their readers; and the error of the proof.
 
@@ -102,6 +117,11 @@ class Pruner:
         for name, parameter in cut.named_parameters():
             parameter.requires_grad_(learnt.get(name, True))  # a new bias learns
         return cut.eval(), error
+
+
+def _outputs_first(layer: Layer) -> Tensor:
+    weight: Tensor = layer.weight.detach()
+    return weight.movedim(1, 0) if is_transposed(layer) else weight
 
 
 def _in_own_class(cut: nn.Module) -> nn.Module:

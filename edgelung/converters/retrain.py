@@ -1,0 +1,272 @@
+"""The stages that change weights: prune, reconstruct, recover, and training with the NPU's rounding."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgelung._codec import to_json
+from edgelung.bundle import StageRecord
+from edgelung.calibration import Holdout, describe_data
+from edgelung.converters.passes import (
+    RK3588_FP16,
+    RK3588_INT8,
+    ChannelRoom,
+    Restructured,
+    restructure,
+    threshold_to_logit,
+)
+from edgelung.converters.pruning import LayerCut, prune, reconstruct
+from edgelung.converters.quantisation import RK3588_RULES, prepare_qat, to_exportable
+from edgelung.converters.recipe import Recipe
+from edgelung.converters.record import ConversionRecord
+from edgelung.converters.retraining import (
+    Retrained,
+    Scenes,
+    Teacher,
+    find_teacher,
+    gather_scenes,
+    get_preset,
+    prepare_rounding,
+    quantise_aware,
+    recover,
+)
+from edgelung.converters.slabs import Slabs
+from edgelung.converters.stages import middle_of
+from edgelung.converters.workspace import Workspace
+from edgelung.errors import ConversionError
+from edgelung.spec import NetworkInput
+
+__all__ = ["RetrainedRecord", "identify_slabs", "retrain"]
+
+PROVEN_PX = 64  # plane on which a cut is proven; a multiple of the stride of any network with up to 6 poolings
+RECOVER, QAT = "recover", "qat"
+STAGES = "edgelung_stages"  # key beside the weights of a kept stage
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class RetrainedRecord:
+    """What retraining made.
+
+    Attributes:
+        record: With the network to export.
+        layers: Every convolution before and after pruning; empty when nothing was pruned.
+    """
+
+    record: ConversionRecord
+    layers: tuple[LayerCut, ...]
+
+
+def identify_slabs(slabs: Slabs) -> str:
+    """Equal for equal data: a hash of what is fitted to and verified on."""
+    digest = hashlib.sha256()
+    for tensor in (*slabs.fit, *slabs.verify):
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()
+
+
+def retrain(
+    recipe: Recipe,
+    record: ConversionRecord,
+    slabs: Slabs,
+    workspace: Workspace,
+    *,
+    announce: Tell,
+    note: Tell,
+    tick: Tell | None,
+) -> RetrainedRecord:
+    """Prune, let the rest learn again, restructure, and train with rounding, as far as the recipe asks for it.
+
+    A stage whose result is in the workspace is not done again.
+
+    Raises:
+        ConversionError: When the network cannot be followed, pruned or trained.
+        VerificationError: When a step is not what it was proven to be; this would be an error of edgelung.
+    """
+    teacher = find_teacher(_model(record), record.spec.output.quantity, slabs.fit[0])
+    work = _Work(recipe, slabs, record.spec.input, workspace, announce, note, tick, teacher)
+    work.finished = {stage: workspace.load(stage) for stage in (RECOVER, QAT)}
+    layers: tuple[LayerCut, ...] = ()
+    if recipe.prune is not None:
+        record, layers = work.prune(record)
+    if recipe.qat:  # what cannot be int8 is refused before hours are spent on it
+        prepare_qat(_graph(work.restructured(record).model), RK3588_RULES)
+    record = work.recover(record)
+    if recipe.restructures:
+        record = work.restructure(record)
+    if recipe.qat:
+        record = work.quantise(record)
+    return RetrainedRecord(record, layers)
+
+
+@dataclass
+class _Work:
+    recipe: Recipe
+    slabs: Slabs
+    spec: NetworkInput
+    workspace: Workspace
+    announce: Tell
+    note: Tell
+    tick: Tell | None
+    teacher: Teacher
+    finished: dict[str, dict[str, Tensor] | None] = field(default_factory=dict)
+    _scenes: Scenes | None = None
+
+    def prune(self, record: ConversionRecord) -> tuple[ConversionRecord, tuple[LayerCut, ...]]:
+        self.announce("prune")
+        recipe, model = self.recipe, _model(record)
+        inputs = [torch.from_numpy(tensor) for tensor in self.slabs.fit]
+        pruned = prune(
+            model,
+            inputs[0][..., :PROVEN_PX, :PROVEN_PX].contiguous(),
+            ratio=recipe.prune or 0.0,
+            round_to=recipe.channel_block,
+            importance=recipe.importance,
+            scope=recipe.scope,
+            keep=recipe.keep,
+            calibration=inputs,
+            plane=record.spec.input.tensor.plane,
+        )
+        self.note(pruned.describe())
+        summary = pruned.describe()
+        if self.finished[RECOVER] is None:
+            self.announce("fit the weights that are left")
+            fits = reconstruct(model, pruned.model, pruned.kept, inputs, seed=recipe.seed, tick=self._counted("layers"))
+            first, last = fits[-1].before, fits[-1].after
+            summary += f"; least squares left {last:.2f} of the output's variance unexplained instead of {first:.2f}"
+        record = record.after("prune", summary, model=pruned.model, parameters=pruned.parameters_after)
+        return record, pruned.layers
+
+    def recover(self, record: ConversionRecord) -> ConversionRecord:
+        model, state = _model(record), self.finished[RECOVER]
+        if state is not None:
+            stages = _take_stages(state)
+            model.load_state_dict(state)
+            return replace(record, stages=stages)
+        scenes = self._gather()
+        self.announce("recover")
+        learnt = recover(
+            model,
+            record.spec.output.quantity,
+            self.teacher,
+            scenes,
+            record.spec.input,
+            epochs=get_preset(self.recipe.preset, self.recipe.epochs).epochs,
+            threshold=threshold_to_logit(record.spec.thresholds.mask_probability),
+            seed=self.recipe.seed,
+            probe=middle_of(self.slabs.golden) if self.recipe.restructures else None,
+            room=self._room,
+            tick=self._learning(),
+        )
+        return self._keep(record, RECOVER, learnt, scenes)
+
+    def restructure(self, record: ConversionRecord) -> ConversionRecord:
+        self.announce("restructure")
+        made = self.restructured(record)
+        spec = replace(record.spec, output=replace(record.spec.output, quantity=made.output))
+        return record.after("restructure", made.describe(), model=made.model, spec=spec)
+
+    def restructured(self, record: ConversionRecord) -> Restructured:
+        return restructure(
+            _model(record),
+            middle_of(self.slabs.golden),
+            border="shifts",
+            room=self._room,
+            otherwise="convolution" if self.recipe.qat else "keep",
+            output=record.spec.output.quantity,
+        )
+
+    def quantise(self, record: ConversionRecord) -> ConversionRecord:
+        model, state = _graph(_model(record)), self.finished[QAT]
+        if state is not None:
+            stages = _take_stages(state)
+            network = prepare_rounding(model, self.slabs.fit)
+            network.load_state_dict(state)
+            return replace(record, stages=stages, model=to_exportable(network), rounding=network)
+        scenes = self._gather()
+        self.announce("train with int8")
+        learnt = quantise_aware(
+            model,
+            self.slabs.fit,
+            self.teacher,
+            scenes,
+            record.spec.input,
+            epochs=get_preset(self.recipe.preset, self.recipe.epochs).qat_epochs,
+            threshold=threshold_to_logit(record.spec.thresholds.mask_probability),
+            seed=self.recipe.seed,
+            tick=self._learning(),
+        )
+        record = self._keep(record, QAT, learnt, scenes)
+        network = _graph(learnt.model)
+        return replace(record, model=to_exportable(network), rounding=network)
+
+    def _keep(self, record: ConversionRecord, stage: str, learnt: Retrained, scenes: Scenes) -> ConversionRecord:
+        summary = f"{learnt.describe()}; on {scenes.words}"
+        self.note(f"{stage}: {summary}")
+        record = record.after(stage, summary, model=learnt.model)
+        self.workspace.save(stage, {**learnt.model.state_dict(), STAGES: _pack(record.stages)})
+        return record
+
+    def _gather(self) -> Scenes:
+        if self._scenes is None:
+            self.announce("choose what to learn from")
+            recipe = self.recipe
+            self._scenes = gather_scenes(
+                None if recipe.data is None else describe_data(recipe.data),
+                self.spec,
+                self.teacher,
+                count=get_preset(recipe.preset, recipe.epochs).scenes,
+                holdout=None if recipe.holdout is None else Holdout(*recipe.holdout),
+                seed=recipe.seed,
+                tick=self._counted("scenes"),
+            )
+        return self._scenes
+
+    @property
+    def _room(self) -> ChannelRoom:
+        return RK3588_INT8 if self.recipe.route.precision == "int8" else RK3588_FP16
+
+    def _counted(self, what: str) -> Callable[[int, int], None] | None:
+        tell = self.tick
+        return None if tell is None else lambda done, total: tell(f"{what} {done}/{total}")
+
+    def _learning(self) -> Callable[[int, int, float], None] | None:
+        tell, start = self.tick, time.monotonic()
+        if tell is None:
+            return None
+
+        def learning(done: int, total: int, loss: float) -> None:
+            left = (time.monotonic() - start) / done * (total - done)
+            tell(f"step {done}/{total}, loss {loss:.3f}, about {left:.0f} s left")
+
+        return learning
+
+
+def _pack(stages: tuple[StageRecord, ...]) -> Tensor:
+    """Words as a tensor, which is all that a workspace keeps."""
+    return torch.frombuffer(bytearray(json.dumps(to_json(stages)).encode()), dtype=torch.uint8)
+
+
+def _take_stages(state: dict[str, Tensor]) -> tuple[StageRecord, ...]:
+    words = bytes(state.pop(STAGES).tolist())
+    return tuple(StageRecord(**stage) for stage in json.loads(words))
+
+
+def _graph(model: nn.Module | None) -> fx.GraphModule:
+    if not isinstance(model, fx.GraphModule):
+        raise ConversionError(QAT, "the network still has its BatchNorms", hint="leave out --no-restructure")
+    return model
+
+
+def _model(record: ConversionRecord) -> nn.Module:
+    if record.model is None:
+        raise ConversionError("retrain", "a ready graph cannot be trained", hint="give the checkpoint")
+    return record.model

@@ -1,0 +1,188 @@
+"""Scenes of a user's data: with its own labels, or with inserted nodules where it has none; or of phantoms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelung.calibration import DataSource, Holdout, insert_nodules, make_phantom, segment_lungs
+from edgelung.converters.datasets import label_scan, read_luna16, split_scans
+from edgelung.converters.retraining.crops import GRID_PX
+from edgelung.converters.retraining.scenes import Scene
+from edgelung.converters.retraining.teacher import Teacher
+from edgelung.errors import InputError
+from edgelung.runtime import read_series
+from edgelung.runtime.preprocess import prepare_stack
+from edgelung.spec import NetworkInput
+from edgelung.volume import CtVolume
+
+__all__ = ["Scenes", "crowd", "gather_scenes"]
+
+FIRST_SEED = 2_000_000  # added to the recipe's: no nodule of verification or evaluation is one of training
+RUNS = 64  # of one scene, evenly spread: a CT of 300 slices shows little more than one of 64
+SERIES_PER_SCENE = 4  # LUNA16 scans, or phantoms, for one copy of a CT
+NODULES_PER_LITRE = 8.0  # of lung: crowded, since each is a lesson, and still apart
+MAX_NODULES = 40
+PHANTOM_SLICES, PHANTOM_SPACINGS_MM = 24, (1.25, 2.5)
+PHANTOM_PIXEL_MM = 0.7
+NEAR_PX, NEAR_SLICES = 6, 1  # so far around an inserted nodule there is nothing but it
+
+Tick = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Scenes:
+    """What there is to learn from.
+
+    Attributes:
+        all: The scenes.
+        labelled: Whether their masks are labels of the data, so that the original is not asked.
+        words: What they are, by kind and number.
+    """
+
+    all: tuple[Scene, ...]
+    labelled: bool
+    words: str
+
+
+def gather_scenes(
+    source: DataSource | None,
+    spec: NetworkInput,
+    teacher: Teacher,
+    *,
+    count: int,
+    holdout: Holdout | None,
+    seed: int,
+    tick: Tick | None = None,
+) -> Scenes:
+    """Make the scenes of a retraining, and let the original answer where it is needed.
+
+    Args:
+        source: The data. LUNA16 has labels; other series get inserted nodules; None takes phantoms.
+        spec: What the network eats.
+        teacher: The original.
+        count: Copies of one series with other nodules in each; of several series, and of phantoms, four times as many
+            scenes.
+        holdout: Slices of the one series that nothing is learnt from.
+        seed: Of the choice of series, and of nodules.
+        tick: Called with (scenes made, scenes in all).
+
+    Raises:
+        InputError: When the data cannot be read, or leave nothing to train on.
+    """
+    if source is None:
+        made = _phantoms(spec, teacher, count * SERIES_PER_SCENE, seed)
+        total, words, labelled = count * SERIES_PER_SCENE, "phantoms with their exact masks", False
+    elif source.kind == "luna16":
+        chosen = [scan for scan in split_scans(read_luna16(source.series[0].parent.parent))[0] if scan.nodules]
+        order = np.random.default_rng(seed).permutation(len(chosen))[: count * SERIES_PER_SCENE]
+        made = (_labelled(chosen[int(index)], spec) for index in order)
+        total, words, labelled = len(order), "LUNA16 scans with masks grown from their annotations", True
+    else:
+        made = _inserted(source, spec, teacher, count, holdout, seed)
+        total = max(count, min(len(source.series), count * SERIES_PER_SCENE))
+        words, labelled = "copies of the CTs with inserted nodules", False
+    scenes = []
+    for scene in made:
+        scenes.append(scene)
+        if tick is not None:
+            tick(len(scenes), total)
+    if not scenes:
+        raise InputError("there is no CT with a nodule to train on", field="data", hint="give other data")
+    return Scenes(tuple(scenes), labelled, f"{len(scenes)} {words}")
+
+
+def crowd(lungs: npt.NDArray[np.bool_], voxel_mm3: float) -> int:
+    """How many nodules have room in lungs, close to each other but apart."""
+    litres = float(np.count_nonzero(lungs)) * voxel_mm3 / 1e6
+    return int(np.clip(round(NODULES_PER_LITRE * litres), 1, MAX_NODULES))
+
+
+def _phantoms(spec: NetworkInput, teacher: Teacher, count: int, seed: int) -> Iterator[Scene]:
+    for index in range(count):
+        spacing_mm = (PHANTOM_SPACINGS_MM[index % 2], PHANTOM_PIXEL_MM, PHANTOM_PIXEL_MM)
+        phantom = make_phantom(
+            FIRST_SEED + seed + index, shape=(PHANTOM_SLICES, *spec.tensor.plane), spacing_mm=spacing_mm
+        )
+        hu, mask = phantom.volume.hu, phantom.mask
+        yield _scene(hu, mask, np.ones_like(mask), spec, None, teacher)
+
+
+def _labelled(scan: Any, spec: NetworkInput) -> Scene:
+    labelled = label_scan(scan)
+    slices = np.flatnonzero(labelled.mask.any(axis=(1, 2)))
+    near = np.unique(np.clip(slices[:, None] + np.arange(-4, 5), 0, len(labelled.hu) - 1))
+    return _scene(labelled.hu, labelled.mask, np.ones_like(labelled.mask), spec, near, None)
+
+
+def _inserted(
+    source: DataSource, spec: NetworkInput, teacher: Teacher, count: int, holdout: Holdout | None, seed: int
+) -> Iterator[Scene]:
+    order = np.random.default_rng(seed).permutation(len(source.series))[: count * SERIES_PER_SCENE]
+    copies = -(-count // len(order))
+    for place, index in enumerate(order):
+        volume = read_series(source.series[int(index)]).to_axial()
+        lungs = segment_lungs(volume)
+        allowed = _allowed(volume, spec, holdout)
+        where = np.zeros_like(lungs)
+        where[allowed] = lungs[allowed]
+        wanted = crowd(where, volume.voxel_volume_mm3)
+        for copy in range(copies):
+            made = insert_nodules(volume, seed=FIRST_SEED + seed + 1000 * place + copy, count=wanted, lungs=where)
+            yield _scene(made.volume.hu, made.mask, _near(made.mask), spec, allowed, teacher)
+
+
+def _allowed(volume: CtVolume, spec: NetworkInput, holdout: Holdout | None) -> npt.NDArray[np.int64]:
+    firsts = _runs(len(volume.hu), spec)
+    free = [first for first in firsts if holdout is None or not holdout.blocks(int(first), spec.packing)]
+    if not free:
+        problem = "the held-out block and its gap leave no slices to train on"
+        raise InputError(problem, field="holdout", hint="hold fewer slices out, or give more CTs")
+    return np.array(free)
+
+
+def _runs(depth: int, spec: NetworkInput) -> npt.NDArray[np.int64]:
+    packing = spec.packing
+    return np.arange(packing.before, depth - packing.after - packing.outputs + 1)
+
+
+def _near(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The mask grown by some voxels, in axis order, each axis by a running maximum."""
+    grown = mask
+    for axis, reach in enumerate((NEAR_SLICES, NEAR_PX, NEAR_PX)):
+        padded = np.pad(grown, [(reach, reach) if other == axis else (0, 0) for other in range(3)])
+        length = mask.shape[axis]
+        parts = (np.take(padded, range(shift, shift + length), axis=axis) for shift in range(2 * reach + 1))
+        grown = np.logical_or.reduce(list(parts))
+    return grown
+
+
+def _scene(
+    hu: npt.NDArray[Any],
+    mask: npt.NDArray[np.bool_],
+    known: npt.NDArray[np.bool_],
+    spec: NetworkInput,
+    wanted: Sequence[int] | npt.NDArray[np.int64] | None,
+    teacher: Teacher | None,
+) -> Scene:
+    """On planes whose sides are multiples of the grid, and no smaller than the compiled plane."""
+    plane, least = hu.shape[1:], spec.tensor.plane
+    if any(size % GRID_PX or size < small for size, small in zip(plane, least, strict=True)):
+        grow = [(0, 0), *((0, max(-size % GRID_PX, small - size)) for size, small in zip(plane, least, strict=True))]
+        hu = np.pad(hu, grow, constant_values=hu.min())
+        mask, known = np.pad(mask, grow), np.pad(known, grow)
+    firsts = _runs(len(hu), spec)
+    if wanted is not None:
+        firsts = np.intersect1d(firsts, np.asarray(wanted))
+    if len(firsts) > RUNS:
+        firsts = firsts[np.linspace(0, len(firsts) - 1, RUNS).round().astype(int)]
+    answers = None
+    if teacher is not None:
+        packing = spec.packing
+        starts = [int(first) - packing.before for first in firsts]
+        answers = np.stack([teacher.answer(prepare_stack(hu[at : at + packing.slices], spec)) for at in starts])
+    return Scene(hu, mask, known, firsts, answers)

@@ -1,0 +1,119 @@
+"""--prune and --qat: one call from a checkpoint to a bundle, and on from where it was interrupted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from converters.networks import answering_unet
+
+from edgelung.bundle import open_bundle
+from edgelung.converters import Recipe, convert
+from edgelung.converters.models import UNetWidths
+from edgelung.converters.workspace import workspace_folder
+from edgelung.errors import ConversionError
+
+PLANE = (128, 128)
+WIDTHS = UNetWidths(7, ((4, 4), (8, 8)), ((4, 4, 4),))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("retrain")
+    torch.save(answering_unet(WIDTHS).state_dict(), folder / "unet.pt")
+    return Recipe(
+        folder / "unet.pt",
+        folder / "unet.bundle",
+        plane=PLANE,
+        prune=0.5,
+        round_to=1,
+        qat=True,
+        preset="quick",
+        calibration_slabs=4,
+        verification_slabs=3,
+        keep_failing=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def converted(recipe):
+    return convert(recipe)
+
+
+def test_a_pruned_int8_bundle_says_what_was_done(converted):
+    stages = {stage.stage: stage.summary for stage in converted.manifest.provenance.stages}
+    assert list(stages) == ["read", "prune", "recover", "restructure", "qat", "onnx"]
+    assert "least squares" in stages["prune"] and "phantoms" in stages["recover"]
+    assert {cut.channels_out for cut in converted.layers} >= {(4, 2), (8, 4)}
+    (artefact,) = converted.artefacts
+    assert (artefact.target, artefact.precision) == ("onnxruntime", "int8")
+    rows = {(row.metric, row.against): row for row in artefact.fidelity}
+    assert rows["mask Dice", "retrained network before it was compiled"].value > 0.97
+    assert rows["mean difference", "original network in float32"].limit is None
+    assert rows["nodule recall", "inserted nodules"].limit is not None
+
+
+def test_the_recipe_in_the_bundle_tells_it_again(converted):
+    assert "prune = 0.5" in converted.manifest.provenance.recipe
+    assert "qat = true" in converted.manifest.provenance.recipe
+
+
+@pytest.mark.parametrize("interrupted_at", ["train with int8", "export to ONNX"])
+def test_an_interrupted_conversion_goes_on_and_gives_the_same(recipe, converted, interrupted_at):
+    again = replace(recipe, output=recipe.output.with_name(f"again-{len(interrupted_at)}.bundle"))
+
+    def interrupt(stage):
+        if stage == interrupted_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(again, stage=interrupt)
+    assert not again.output.exists() and workspace_folder(again.output).exists()
+    stages, notes = [], []
+    resumed = convert(replace(again, resume=True), stage=stages.append, note=notes.append)
+    assert "recover" not in stages and any("resumed after: recover" in note for note in notes)
+    assert not workspace_folder(again.output).exists()
+    assert resumed.manifest.provenance.stages == converted.manifest.provenance.stages
+    assert golden_of(again.output) == golden_of(recipe.output)
+
+
+def golden_of(path):
+    with open_bundle(path) as bundle:
+        ((_, output),) = bundle.golden("unet-luna")
+        return np.asarray(output).tobytes()
+
+
+def test_what_cannot_be_int8_is_refused_before_it_is_trained(recipe, tmp_path, monkeypatch):
+    factory = tmp_path / "squashed.py"
+    factory.write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(7, 4, 3, padding=1), nn.SiLU(), nn.Conv2d(4, 1, 1), nn.Sigmoid())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import squashed
+
+    model = squashed.build()
+    with torch.no_grad():
+        model[2].weight.mul_(30)
+    torch.save(model.state_dict(), tmp_path / "own.pt")
+    spec = tmp_path / "own.toml"
+    spec.write_text(SPEC)
+    own = replace(recipe, source=tmp_path / "own.pt", arch="squashed:build", spec=spec, output=tmp_path / "own.bundle")
+    stages = []
+    with pytest.raises(ConversionError, match="SiLU.*has no int8 form"):
+        convert(own, stage=stages.append)
+    assert "recover" not in stages and not own.output.exists()
+
+
+SPEC = (Path(__file__).parents[2] / "examples" / "own_network.toml").read_text()
+for before, after in (
+    ("[1, 5, 256, 256]", "[1, 7, 128, 128]"),
+    ("[1, 1, 256, 256]", "[1, 1, 128, 128]"),
+    ("before = 2", "before = 3"),
+    ("after = 2", "after = 3"),
+    ('quantity = "logit"', 'quantity = "probability"'),
+):
+    assert before in SPEC
+    SPEC = SPEC.replace(before, after)
