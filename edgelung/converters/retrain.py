@@ -46,6 +46,7 @@ from edgelung.spec import NetworkInput
 __all__ = ["RetrainedRecord", "identify_slabs", "retrain"]
 
 PROVEN_PX = 64  # plane on which a cut is proven; a multiple of the stride of any network with up to 6 poolings
+BETTER_BY_VARIANCE = "channels were ranked by l1; --importance variance kept more on a real CT (docs/retraining.md)"
 RECOVER, QAT = "recover", "qat"
 STAGES = "edgelung_stages"  # key beside the weights of a kept stage
 
@@ -136,6 +137,8 @@ class _Work:
             plane=record.spec.input.tensor.plane,
         )
         self.note(pruned.describe())
+        if recipe.importance == "l1" and recipe.data is not None:
+            self.note(BETTER_BY_VARIANCE)
         summary = pruned.describe()
         if self.finished[RECOVER] is None:
             self.announce("fit the weights that are left")

@@ -56,8 +56,9 @@ def test_the_defaults_that_help_shows_are_those_of_the_recipe():
 
 def test_every_option_reaches_the_recipe(asked):
     words = (
-        "--prune 0.5 --round-to 8 --importance l2 --scope global --keep head --keep up --qat --preset quick --epochs 2"
-        " --resume --target rk3588s --data ct --holdout 4:9 --seed 3 --no-restructure --plane 64 96 --toolkit 2.3.2"
+        "--prune 0.5 --round-to 8 --importance l2 --scope global --keep head --keep up --ptq mmse"
+        " --preset quick --epochs 2 --resume --target rk3588s --data ct --holdout 4:9 --seed 3"
+        " --no-restructure --plane 64 96 --toolkit 2.3.2"
         " --calibration-slabs 2 --verification-slabs 3 --overwrite --keep-failing --output b.zip --model m"
     )
     assert asked(*words.split()) == Recipe(
@@ -68,7 +69,7 @@ def test_every_option_reaches_the_recipe(asked):
         importance="l2",
         scope="global",
         keep=("head", "up"),
-        qat=True,
+        ptq="mmse",
         preset="quick",
         epochs=2,
         resume=True,
@@ -91,7 +92,9 @@ def test_every_option_reaches_the_recipe(asked):
 def file(tmp_path):
     """A recipe that has no default in it."""
     path = tmp_path / "r.toml"
-    path.write_text('prune = 0.5\nqat = true\nseed = 7\ntargets = ["rk3588s"]\npreset = "quick"\nrestructure = false\n')
+    path.write_text(
+        'prune = 0.5\nptq = "kl_divergence"\nseed = 7\ntargets = ["rk3588s"]\npreset = "quick"\nrestructure = false\n'
+    )
     return path
 
 
@@ -100,7 +103,7 @@ def test_a_file_is_a_recipe_and_what_is_typed_wins(asked, file):
         Path("unet.pt"),
         Path("unet.bundle"),
         prune=0.5,
-        qat=True,
+        ptq="kl_divergence",
         seed=7,
         targets=("rk3588s",),
         preset="quick",

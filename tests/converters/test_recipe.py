@@ -55,6 +55,7 @@ REFUSED = {
     "no epochs": ({"qat": True, "epochs": 0}, "epochs: 0 is no number of epochs"),
     "prune a graph": ({**READY, "prune": 0.5}, "prune: a ready .onnx model cannot be trained; give the checkpoint"),
     "train a graph": ({**READY, "qat": True}, "qat: a ready .onnx model cannot be trained; give the checkpoint"),
+    "qat as it came": ({"qat": True, "restructure": False}, "int8 is trained into the restructured network"),
     "two ways to int8": ({"qat": True, "ptq": "normal"}, "--ptq and --qat are two routes"),
     "qat in float16": ({"qat": True, "precision": "fp16", "targets": NPU}, "--precision and --qat are two routes"),
     "all routes": ({"qat": True, "precision": "fp16", "ptq": "normal"}, "--precision and --ptq are two routes"),

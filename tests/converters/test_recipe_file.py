@@ -17,7 +17,7 @@ FULL = Recipe(
     arch="own:build",
     spec=Path("/DOE/own.toml"),
     targets=("rk3588s", "onnxruntime"),
-    qat=True,
+    ptq="normal",
     prune=0.5,
     round_to=8,
     importance="variance",
@@ -67,7 +67,7 @@ def test_every_option_is_stored_or_known_to_belong_to_one_run():
     of_one_run = {"source", "output", "spec", "data", "overwrite", "resume", "keep_failing"}
     unset = {item.name for item in dataclasses.fields(Recipe) if getattr(FULL, item.name) is None}
     assert stored - {"needs_data"} == {item.name for item in dataclasses.fields(Recipe)} - of_one_run - unset
-    assert unset == {"precision", "ptq"}
+    assert unset == {"precision"}
 
 
 def test_a_short_file_takes_the_defaults_and_options_win(tmp_path):

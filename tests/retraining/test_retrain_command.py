@@ -102,7 +102,7 @@ def test_what_cannot_be_int8_is_refused_before_it_is_trained(recipe, tmp_path, m
     spec.write_text(SPEC)
     own = replace(recipe, source=tmp_path / "own.pt", arch="squashed:build", spec=spec, output=tmp_path / "own.bundle")
     stages = []
-    with pytest.raises(ConversionError, match="SiLU.*has no int8 form"):
+    with pytest.raises(ConversionError, match=r"SiLU.*has no int8 form"):
         convert(own, stage=stages.append)
     assert "recover" not in stages and not own.output.exists()
 

@@ -1,0 +1,143 @@
+"""The parts of retraining: who teaches, what is shown, and what is made small."""
+
+import numpy as np
+import pytest
+import torch
+from converters.networks import answering_unet
+
+from edgelung.calibration import Holdout, describe_data, make_phantom
+from edgelung.calibration.metaimage_writer import write_metaimage
+from edgelung.converters.models import UNetWidths
+from edgelung.converters.retraining import Scene, find_teacher, gather_scenes, get_preset
+from edgelung.converters.retraining.crops import GRID_PX, CropStream
+from edgelung.converters.retraining.losses import NO_NODULE, NODULE, DistillationLoss, LabelLoss
+from edgelung.converters.retraining.operating_point import match_false_positives, shift_logits
+from edgelung.converters.retraining.sources import Scenes
+from edgelung.converters.retraining.teacher import to_logits
+from edgelung.converters.tasks import nodule_segmentation_spec
+from edgelung.errors import ConversionError, InputError
+
+SPEC = nodule_segmentation_spec(512, 512).input
+WIDTHS = UNetWidths(7, ((4, 4), (8, 8)), ((4, 4, 4),))
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return make_phantom(5, shape=(32, 512, 512), spacing_mm=(2.5, 0.7, 0.7), nodules=6)
+
+
+@pytest.fixture(scope="module")
+def teacher(phantom):
+    example = np.clip(phantom.volume.hu[10:17], -1000, 1000).astype(np.float32)[None]
+    return find_teacher(answering_unet(WIDTHS), "probability", example)
+
+
+@pytest.fixture(scope="module")
+def scene(phantom, teacher):
+    hu, mask = phantom.volume.hu, phantom.mask
+    firsts = np.arange(8, 12)
+    answers = [teacher.answer(np.clip(hu[i - 3 : i + 4], -1000, 1000).astype(np.float32)[None]) for i in firsts]
+    return Scene(hu, mask, np.zeros_like(mask), firsts, np.stack(answers))
+
+
+def test_a_crop_is_answered_as_the_whole_slice_where_it_is_valid(teacher, scene):
+    """What students are shown is what the teacher says to that crop: the grid of its pooling fits."""
+    assert 0 < teacher.margin < 32 and teacher.crop == (192, 192)
+    stream = iter(CropStream([scene], SPEC, crop=teacher.crop, margin=teacher.margin, batch=6, seed=1))
+    inputs, answered, _, known, valid = next(stream)
+    with torch.no_grad():
+        found = teacher.network(inputs)
+    spread = float(answered.std())
+    assert float(((found - answered).abs() * valid).max()) < 0.05 * spread
+    assert float((torch.roll(found, 1, -1) - answered).abs().mul(valid).max()) > 0.1 * spread  # one pixel off is seen
+    assert not known.any() and 0.2 < float(valid.mean()) < 1
+
+
+def test_crops_lie_on_the_grid_and_are_seeded(scene):
+    one, same, other = (
+        next(iter(CropStream([scene], SPEC, crop=(64, 64), margin=8, batch=4, seed=seed))) for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not torch.equal(one[0], other[0])
+    assert GRID_PX % 32 == 0
+
+
+def test_the_distance_is_nothing_for_the_teacher_and_grows_with_a_shift(teacher, scene):
+    batch = next(iter(CropStream([scene], SPEC, crop=teacher.crop, margin=teacher.margin, batch=2, seed=1)))
+    loss = DistillationLoss(teacher.temperature)
+    own = loss(lambda inputs: batch[1], batch)
+    near = loss(lambda inputs: batch[1] + 0.1 * teacher.temperature, batch)
+    far = loss(lambda inputs: batch[1] + teacher.temperature, batch)
+    assert float(own) < 1e-5 < float(near) < float(far)
+
+
+def test_known_truth_overrules_the_teacher():
+    """The best answer lies on the truth's side where it is known, and is the teacher's where it is not."""
+    teacher = torch.tensor([-3.0, 3.0, 3.0]).view(1, 1, 1, 3)
+    mask = torch.tensor([1.0, 0.0, 0.0]).view_as(teacher)
+    known = torch.tensor([1.0, 1.0, 0.0]).view_as(teacher)
+    batch = (teacher, teacher, mask, known, torch.ones_like(mask))
+    answer = torch.zeros_like(teacher, requires_grad=True)
+    optimizer = torch.optim.Adam([answer], lr=0.05)
+    loss = DistillationLoss(1.0)
+    for _ in range(800):
+        optimizer.zero_grad()
+        loss(lambda inputs: answer, batch).backward()
+        optimizer.step()
+    np.testing.assert_allclose(answer.detach().flatten(), [NODULE, NO_NODULE, 3.0], atol=0.1)
+
+
+def test_labels_alone_count_where_there_are_labels():
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 2:5, 2:5] = 1
+    batch = (mask, torch.full_like(mask, 99), mask, torch.ones_like(mask), torch.ones_like(mask))
+    right, wrong = (20 * (2 * mask - 1), -20 * (2 * mask - 1))
+    assert float(LabelLoss()(lambda inputs: right, batch)) < 0.1 < float(LabelLoss()(lambda inputs: wrong, batch))
+
+
+def test_the_bias_brings_back_as_many_false_positives_as_the_original_has(teacher, scene):
+    timid = to_logits(answering_unet(WIDTHS), "probability")
+    assert shift_logits(timid, timid, -0.3 * teacher.temperature)
+
+    def answer(tensor):
+        with torch.no_grad():
+            return timid(torch.from_numpy(tensor))[0].numpy()
+
+    scenes = Scenes((scene,), False, "")
+    marked = float(np.quantile(scene.teacher.astype(np.float32), 0.98))  # logit that 2 % of all pixels reach
+    amount = match_false_positives(answer, scenes, SPEC, threshold=marked, temperature=teacher.temperature)
+    assert amount == pytest.approx(0.3 * teacher.temperature, abs=0.1 * teacher.temperature)
+    as_it_is = match_false_positives(
+        lambda tensor: teacher.answer(tensor), scenes, SPEC, threshold=marked, temperature=teacher.temperature
+    )
+    assert abs(as_it_is) < 0.1 * teacher.temperature
+
+
+def test_nothing_is_learnt_from_held_out_slices(phantom, teacher, tmp_path):
+    write_metaimage(tmp_path / "scan.mhd", phantom.volume, compress=False)
+    source = describe_data(tmp_path / "scan.mhd")
+    made = gather_scenes(source, SPEC, teacher, count=1, holdout=Holdout(0, 8), seed=0)
+    assert made.all[0].firsts.min() == 8 + 7 + 3 and not made.labelled
+    assert made.all[0].mask[18:].any() and not made.all[0].mask[:15].any()
+    assert made.all[0].known.sum() > made.all[0].mask.sum()
+    with pytest.raises(InputError, match="leave no slices to train on"):
+        gather_scenes(source, SPEC, teacher, count=1, holdout=Holdout(4, 28), seed=0)
+
+
+def test_a_network_that_tells_everything_apart_by_nothing_cannot_teach():
+    silent = answering_unet(WIDTHS)
+    with torch.no_grad():
+        silent.unet.last.weight.zero_()
+    with pytest.raises(ConversionError, match="the same everywhere"):
+        find_teacher(silent, "probability", np.zeros((1, 7, 64, 64), np.float32))
+
+
+def test_probabilities_without_a_sigmoid_are_refused():
+    model = torch.nn.Sequential(torch.nn.Conv2d(7, 1, 1), torch.nn.Hardsigmoid())
+    with pytest.raises(ConversionError, match="does not end in a sigmoid"):
+        to_logits(model, "probability")
+
+
+def test_epochs_keep_the_share_of_int8():
+    assert get_preset("published").epochs == 5
+    assert get_preset("published", 10).qat_epochs == pytest.approx(2 * get_preset("published").qat_epochs)
