@@ -13,6 +13,7 @@ from edgelung.cli.convert import convert
 from edgelung.cli.inspect import inspect
 from edgelung.cli.perf import perf
 from edgelung.cli.phantom import phantom
+from edgelung.cli.report import report
 from edgelung.cli.run import run
 from edgelung.cli.toolkit import toolkit
 from edgelung.cli.train import train
@@ -36,7 +37,7 @@ def edgelung() -> None:
     """
 
 
-for _command in (convert, inspect, perf, phantom, run, toolkit, train):
+for _command in (convert, inspect, perf, phantom, report, run, toolkit, train):
     edgelung.add_command(_command)
 
 
