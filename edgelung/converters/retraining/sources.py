@@ -25,7 +25,6 @@ __all__ = ["Scenes", "crowd", "gather_scenes"]
 FIRST_SEED = 2_000_000  # added to the recipe's: no nodule of verification or evaluation is one of training
 RUNS = 64  # of one scene, evenly spread: a CT of 300 slices shows little more than one of 64
 SERIES_PER_SCENE = 4  # scans of several, for one copy of a single CT
-PHANTOMS_PER_SCENE = 2  # they show an eighth of a chest each
 NODULES_PER_LITRE = 8.0  # of lung: crowded, since each is a lesson, and still apart
 MAX_NODULES = 40
 PHANTOM_SLICES, PHANTOM_SPACINGS_MM = 24, (1.25, 2.5)
@@ -66,8 +65,7 @@ def gather_scenes(
         source: The data. LUNA16 has labels; other series get inserted nodules; None takes phantoms.
         spec: What the network eats.
         teacher: The original.
-        count: Copies of one series with other nodules in each; of several series four times as many scenes, of
-            phantoms twice as many.
+        count: Copies of one series with other nodules in each, or phantoms; of several series four times as many.
         holdout: Slices of the one series that nothing is learnt from.
         seed: Of the choice of series, and of nodules.
         tick: Called with (scenes made, scenes in all).
@@ -76,7 +74,7 @@ def gather_scenes(
         InputError: When the data cannot be read, or leave nothing to train on.
     """
     if source is None:
-        total, words, labelled = count * PHANTOMS_PER_SCENE, "phantoms with their exact masks", False
+        total, words, labelled = count, "phantoms with their exact masks", False
         made = _phantoms(spec, teacher, total, seed)
     elif source.kind == "luna16":
         chosen = [scan for scan in split_scans(read_luna16(source.series[0].parent.parent))[0] if scan.nodules]
