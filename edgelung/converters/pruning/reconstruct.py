@@ -17,15 +17,21 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgelung.converters.passes.graph import is_relu, sole_user
+from edgelung.converters.pruning.linear_form import (
+    Convolution,
+    as_matrix,
+    called_once,
+    places_as_index,
+    read_rows,
+    sample_places,
+    set_matrix,
+)
 from edgelung.errors import ConversionError
 
 __all__ = ["LayerFit", "reconstruct"]
 
 RIDGE = 1e-4  # of the mean square of each input, pulling to the weights that were there
 ROUNDS = 3  # of the solution behind a ReLU; the third changes the error by less than 0.03 (docs/pruning.md)
-SALIENT = 0.5  # share of the pixels taken from where the original answers most
-TOP = 0.02  # which are these: the share of a plane with the highest answers
-_Convolution = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 @dataclass(frozen=True)
@@ -71,26 +77,24 @@ def reconstruct(
     """
     if not inputs:
         raise ConversionError("reconstruct", "there are no inputs to fit the weights to")
-    names = [name for name, module in _called(pruned, inputs[0]) if _solvable(module)]
+    layers = called_once(pruned, inputs[0])
     rectified = _rectified(pruned)
     generator = torch.Generator().manual_seed(seed)
-    places = [_places(original, value, samples, generator) for value in inputs]
-    wanted = _outputs(original, names, kept, inputs, places)
+    places = [sample_places(original, value, samples, generator) for value in inputs]
+    wanted = _outputs(original, [name for name, _ in layers], kept, inputs, places)
     fits = []
-    for done, name in enumerate(names, 1):
-        layer = pruned.get_submodule(name)
-        if not isinstance(layer, _Convolution):
-            raise TypeError(f"{name} is no convolution")
-        rows = torch.cat([_rows(pruned, layer, value, place) for value, place in zip(inputs, places, strict=True)])
+    for done, (name, layer) in enumerate(layers, 1):
+        entered = (_enter(pruned, layer, value) for value in inputs)
+        rows = torch.cat([read_rows(layer, read, place) for read, place in zip(entered, places, strict=True)])
         fits.append(_fit(layer, name, rows.double(), torch.cat(wanted[name]).double(), name in rectified))
         if tick is not None:
-            tick(done, len(names))
+            tick(done, len(layers))
     return tuple(fits)
 
 
-def _fit(layer: nn.Conv2d | nn.ConvTranspose2d, name: str, rows: Tensor, wanted: Tensor, rectified: bool) -> LayerFit:
+def _fit(layer: Convolution, name: str, rows: Tensor, wanted: Tensor, rectified: bool) -> LayerFit:
     """Ridge regression around the weights that are there."""
-    start = _as_matrix(layer)
+    start = as_matrix(layer).double()
     scale = rows.square().mean(0).sqrt().clamp_min(1e-6)
     scaled = rows / scale
     gram = scaled.T @ scaled / len(scaled) + RIDGE * torch.eye(len(scale), dtype=scaled.dtype)
@@ -111,45 +115,8 @@ def _fit(layer: nn.Conv2d | nn.ConvTranspose2d, name: str, rows: Tensor, wanted:
     fit = LayerFit(name, error(start), error(best))
     if not bool(torch.isfinite(best).all()):
         raise ConversionError("reconstruct", f"{name} cannot be fitted: its inputs or outputs are not finite")
-    _set_matrix(layer, best)
+    set_matrix(layer, best)
     return fit
-
-
-def _rows(network: nn.Module, layer: nn.Conv2d | nn.ConvTranspose2d, value: Tensor, place: Tensor) -> Tensor:
-    """(samples, taps + 1) what each sampled output of a layer is the weighted sum of, and a 1 for the bias."""
-    entered = _enter(network, layer, value)
-    if isinstance(layer, nn.Conv2d):
-        taps = nn.functional.unfold(entered, layer.kernel_size, layer.dilation, _pads(layer), layer.stride)[0]
-        height, width = _plane(layer, entered)
-        chosen = taps[:, _index(place, height, width)].T
-    else:
-        rows, columns = layer.stride[0], layer.stride[1]
-        height, width = entered.shape[-2] * rows, entered.shape[-1] * columns
-        index = _index(place, height, width)
-        y, x = index // width, index % width
-        phase = (y % rows) * columns + x % columns
-        read = entered[0][:, y // rows, x // columns]
-        chosen = torch.cat([read * (phase == number) for number in range(rows * columns)]).T
-    return torch.cat([chosen, chosen.new_ones(len(chosen), 1)], dim=1)
-
-
-def _as_matrix(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
-    weight = layer.weight.detach().double()
-    if isinstance(layer, nn.ConvTranspose2d):  # (in, out, rows, columns): one row of the matrix per phase and input
-        weight = weight.permute(1, 2, 3, 0)
-    bias = torch.zeros(len(weight)).double() if layer.bias is None else layer.bias.detach().double()
-    return torch.cat([weight.flatten(1), bias[:, None]], dim=1).T
-
-
-def _set_matrix(layer: nn.Conv2d | nn.ConvTranspose2d, matrix: Tensor) -> None:
-    weight = matrix[:-1].T
-    if isinstance(layer, nn.ConvTranspose2d):
-        ins, outs, rows, columns = layer.weight.shape
-        weight = weight.reshape(outs, rows, columns, ins).permute(3, 0, 1, 2)
-    with torch.no_grad():
-        layer.weight.copy_(weight.reshape(layer.weight.shape))
-        if layer.bias is not None:
-            layer.bias.copy_(matrix[-1])
 
 
 def _outputs(
@@ -164,8 +131,7 @@ def _outputs(
     current = [places[0]]
 
     def keep(name: str, output: Tensor) -> None:
-        height, width = output.shape[-2:]
-        index = _index(current[0], height, width)
+        index = places_as_index(current[0], output.shape[-2:])
         found[name].append(output[0].flatten(1)[list(kept[name])][:, index].T.clone())
 
     hooks = [
@@ -180,23 +146,6 @@ def _outputs(
         for hook in hooks:
             hook.remove()
     return found
-
-
-def _places(model: nn.Module, value: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-    """(samples, 2) rows and columns as shares of the plane."""
-    with torch.no_grad():
-        answer = model(value)[0].amax(0)
-    height, width = answer.shape
-    top = answer.flatten().topk(max(int(TOP * answer.numel()), 1)).indices
-    salient = top[torch.randint(len(top), (int(SALIENT * samples),), generator=generator)]
-    anywhere = torch.randint(height * width, (samples - len(salient),), generator=generator)
-    index = torch.cat([salient, anywhere])
-    middle = torch.stack([index // width, index % width], dim=1).double() + 0.5
-    return middle / torch.tensor([height, width], dtype=torch.float64)
-
-
-def _index(place: Tensor, height: int, width: int) -> Tensor:
-    return (place[:, 0] * height).long() * width + (place[:, 1] * width).long()
 
 
 class _ReachedError(Exception):
@@ -220,46 +169,6 @@ def _enter(network: nn.Module, layer: nn.Module, value: Tensor) -> Tensor:
     finally:
         hook.remove()
     return read[0]
-
-
-def _called(network: nn.Module, value: Tensor) -> list[tuple[str, nn.Module]]:
-    """Convolutions in the order in which they compute, those called once."""
-    order: list[str] = []
-    named = [(name, module) for name, module in network.named_modules() if isinstance(module, _Convolution)]
-    hooks = [module.register_forward_hook(lambda _m, _i, _o, name=name: order.append(name)) for name, module in named]
-    try:
-        with torch.no_grad():
-            network(value)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    layers = dict(named)
-    return [(name, layers[name]) for name in order if order.count(name) == 1]
-
-
-def _solvable(module: nn.Module) -> bool:
-    if isinstance(module, nn.ConvTranspose2d):
-        apart = module.kernel_size == module.stride and not any((*module.padding, *module.output_padding))
-        return module.groups == 1 and apart and module.dilation == (1, 1)
-    return isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
-
-
-def _pads(layer: nn.Conv2d) -> tuple[int, ...]:
-    if layer.padding == "same":
-        return tuple(
-            dilation * (size - 1) // 2 for dilation, size in zip(layer.dilation, layer.kernel_size, strict=True)
-        )
-    return (0, 0) if isinstance(layer.padding, str) else tuple(layer.padding)
-
-
-def _plane(layer: nn.Conv2d, entered: Tensor) -> tuple[int, int]:
-    sizes = [
-        (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
-        for size, pad, dilation, kernel, stride in zip(
-            entered.shape[-2:], _pads(layer), layer.dilation, layer.kernel_size, layer.stride, strict=True
-        )
-    ]
-    return sizes[0], sizes[1]
 
 
 def _rectified(model: nn.Module) -> set[str]:
