@@ -78,8 +78,8 @@ class Variant:
 # The published sizes and measured times: docs/toolkit.md and docs/latency.md; those of pruned networks are not known.
 BY_AUTHORS = "published report; latency measured by its authors on an RK3588S"
 INT8 = Published(BY_AUTHORS, weight_memory_kib=125.44, model_size_kib=561.83, latency_ms=31.536)
-PRUNED = {"prune": 0.5, "round_to": 8, "importance": "variance"}
-BY_L1 = {**PRUNED, "importance": "l1"}  # the default
+PRUNED = {"prune": 0.5, "round_to": 8}  # by L1, as published
+BY_VARIANCE = {**PRUNED, "importance": "variance"}
 VARIANTS = {
     ORIGINAL: Variant(
         "original, as published",
@@ -91,7 +91,7 @@ VARIANTS = {
     "ptq": Variant("PTQ", {"ptq": "normal"}, INT8),
     "pruned-ptq": Variant("pruned + PTQ", {**PRUNED, "ptq": "normal"}, Published(BY_AUTHORS, latency_ms=29.7)),
     "pruned-qat": Variant("pruned + QAT", {**PRUNED, "qat": True}),
-    "pruned-qat-l1": Variant("pruned by L1 + QAT", {**BY_L1, "qat": True}),
+    "pruned-qat-variance": Variant("pruned by variance + QAT", {**BY_VARIANCE, "qat": True}),
 }
 
 

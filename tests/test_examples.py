@@ -25,7 +25,16 @@ def test_the_checkpoint_is_a_small_bare_state_dict():
 
 @pytest.mark.slow
 def test_the_demo_finds_the_large_nodules_of_a_phantom(tmp_path):
-    command = [sys.executable, str(EXAMPLES / "demo.py"), "--output", str(tmp_path), "--slices", "32"]
+    command = [
+        sys.executable,
+        str(EXAMPLES / "demo.py"),
+        "--output",
+        str(tmp_path),
+        "--slices",
+        "32",
+        "--preset",
+        "quick",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     with (tmp_path / "phantom" / "annotations.csv").open(newline="") as file:

@@ -1,4 +1,4 @@
-"""The stages that change weights: prune, reconstruct, recover, and training with the NPU's rounding."""
+"""The stages that change weights: prune, least squares, restructure, recover, and training with the NPU's rounding."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from edgelung.calibration import Holdout, describe_data
 from edgelung.converters.passes import (
     RK3588_FP16,
     RK3588_INT8,
-    ChannelRoom,
-    Restructured,
     restructure,
     threshold_to_logit,
 )
@@ -46,7 +44,6 @@ from edgelung.spec import NetworkInput
 __all__ = ["RetrainedRecord", "identify_slabs", "retrain"]
 
 PROVEN_PX = 64  # plane on which a cut is proven; a multiple of the stride of any network with up to 6 poolings
-BETTER_BY_VARIANCE = "channels were ranked by l1; --importance variance kept more on a real CT (docs/retraining.md)"
 RECOVER, QAT = "recover", "qat"
 STAGES = "edgelung_stages"  # key beside the weights of a kept stage
 
@@ -84,7 +81,7 @@ def retrain(
     note: Tell,
     tick: Tell | None,
 ) -> RetrainedRecord:
-    """Prune, let the rest learn again, restructure, and train with rounding, as far as the recipe asks for it.
+    """Prune, restructure, let the network learn again, and train with rounding, as far as the recipe asks for it.
 
     A stage whose result is in the workspace is not done again.
 
@@ -98,11 +95,11 @@ def retrain(
     layers: tuple[LayerCut, ...] = ()
     if recipe.prune is not None:
         record, layers = work.prune(record)
-    if recipe.qat:  # what cannot be int8 is refused before hours are spent on it
-        prepare_qat(_graph(work.restructured(record).model), RK3588_RULES)
-    record = work.recover(record)
     if recipe.restructures:
         record = work.restructure(record)
+    if recipe.qat:  # what cannot be int8 is refused before hours are spent on it
+        prepare_qat(_graph(record.model), RK3588_RULES)
+    record = work.recover(record)
     if recipe.qat:
         record = work.quantise(record)
     return RetrainedRecord(record, layers)
@@ -137,8 +134,6 @@ class _Work:
             plane=record.spec.input.tensor.plane,
         )
         self.note(pruned.describe())
-        if recipe.importance == "l1" and recipe.data is not None:
-            self.note(BETTER_BY_VARIANCE)
         summary = pruned.describe()
         if self.finished[RECOVER] is None:
             self.announce("fit the weights that are left")
@@ -159,33 +154,29 @@ class _Work:
         learnt = recover(
             model,
             record.spec.output.quantity,
+            self.slabs.fit,
             self.teacher,
             scenes,
             record.spec.input,
             epochs=get_preset(self.recipe.preset, self.recipe.epochs).epochs,
             threshold=threshold_to_logit(record.spec.thresholds.mask_probability),
             seed=self.recipe.seed,
-            probe=middle_of(self.slabs.golden) if self.recipe.restructures else None,
-            room=self._room,
             tick=self._learning(),
         )
         return self._keep(record, RECOVER, learnt, scenes)
 
     def restructure(self, record: ConversionRecord) -> ConversionRecord:
         self.announce("restructure")
-        made = self.restructured(record)
-        spec = replace(record.spec, output=replace(record.spec.output, quantity=made.output))
-        return record.after("restructure", made.describe(), model=made.model, spec=spec)
-
-    def restructured(self, record: ConversionRecord) -> Restructured:
-        return restructure(
+        made = restructure(
             _model(record),
             middle_of(self.slabs.golden),
             border="shifts",
-            room=self._room,
+            room=RK3588_INT8 if self.recipe.route.precision == "int8" else RK3588_FP16,
             otherwise="convolution" if self.recipe.qat else "keep",
             output=record.spec.output.quantity,
         )
+        spec = replace(record.spec, output=replace(record.spec.output, quantity=made.output))
+        return record.after("restructure", made.describe(), model=made.model, spec=spec)
 
     def quantise(self, record: ConversionRecord) -> ConversionRecord:
         model, state = _graph(_model(record)), self.finished[QAT]
@@ -232,10 +223,6 @@ class _Work:
                 tick=self._counted("scenes"),
             )
         return self._scenes
-
-    @property
-    def _room(self) -> ChannelRoom:
-        return RK3588_INT8 if self.recipe.route.precision == "int8" else RK3588_FP16
 
     def _counted(self, what: str) -> Callable[[int, int], None] | None:
         tell = self.tick

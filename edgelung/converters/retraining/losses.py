@@ -18,32 +18,35 @@ RETRAINED_RECALL_WEIGHT = 2.0  # the published 8 marks too much (docs/training.m
 UNSURE = -1.0  # above this a pixel is nodule, or might become it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DistillationLoss:
-    """Cross-entropy with the original's softened answer, corrected where the truth is known.
+    """Cross-entropy with the original's softened answer to the same crop, corrected where the truth is known.
 
     After Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (2015), with sigmoids.
-    The mean over all valid pixels plus the mean over those that the original, the truth or the network itself take for
+    The mean over all pixels plus the mean over those that the original, the truth or the network itself take for
     nodule, or almost: they are few.
 
     Attributes:
+        original: Gives logits; on the device of the batches.
         temperature: Both logits are divided by it.
     """
 
+    original: nn.Module
     temperature: float
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """A scalar, 0 where the network says what it should."""
-        inputs, teacher, mask, known, valid = batch
+        inputs, mask, known = batch
+        with torch.no_grad():
+            wanted = self.original(inputs).float() / self.temperature
         logits = model(inputs).float() / self.temperature
-        wanted = teacher / self.temperature
         truth = torch.where(mask > 0, wanted.clamp_min(NODULE), wanted.clamp_max(NO_NODULE))
         wanted = torch.where(known > 0, truth, wanted)
         share = torch.sigmoid(wanted)
         entropy = nn.functional.binary_cross_entropy_with_logits(wanted, share, reduction="none")
         distance = nn.functional.binary_cross_entropy_with_logits(logits, share, reduction="none") - entropy
-        salient = ((wanted > UNSURE) | (logits.detach() > UNSURE)) * valid
-        loss: Tensor = (distance * valid).sum() / valid.sum() + (distance * salient).sum() / (salient.sum() + 1)
+        salient = ((wanted > UNSURE) | (logits.detach() > UNSURE)).float()
+        loss: Tensor = distance.mean() + (distance * salient).sum() / (salient.sum() + 1)
         return loss
 
 
@@ -59,8 +62,7 @@ class LabelLoss:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """A scalar."""
-        inputs, _, mask, _, valid = batch
-        probability = torch.sigmoid(model(inputs).float())
-        entropy = nn.functional.binary_cross_entropy(probability, mask, reduction="none")
-        loss = segmentation_loss(probability * valid, mask * valid, RETRAINED_RECALL_WEIGHT)
-        return loss + self.entropy_weight * (entropy * valid).sum() / valid.sum()
+        inputs, mask, _ = batch
+        logits = model(inputs).float()
+        entropy = nn.functional.binary_cross_entropy_with_logits(logits, mask)
+        return segmentation_loss(torch.sigmoid(logits), mask, RETRAINED_RECALL_WEIGHT) + self.entropy_weight * entropy

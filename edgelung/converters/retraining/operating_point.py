@@ -1,12 +1,13 @@
 """How much a retrained network marks: as many false positives as the original had, so that the rest goes into recall.
 
 A network that learnt that some of what the original marks is no nodule marks less than the original, of nodules too.
-One number, the bias of the logits, trades one for the other. It is set on the slices that were trained on.
+One number, the bias of the logits, trades one for the other. It is set on slices upside down, which nothing is trained
+on: on those that it was trained on a network is better than on any others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,53 +16,46 @@ from torch import fx, nn
 
 from edgelung.converters.passes.graph import layer
 from edgelung.converters.quantisation.fake_quantise import FakeQuantise
-from edgelung.converters.retraining.sources import Scenes
+from edgelung.converters.retraining.scenes import Scene
 from edgelung.runtime.preprocess import prepare_stack
 from edgelung.spec import NetworkInput
 
 __all__ = ["match_false_positives", "shift_logits"]
 
-RUNS = 16  # of all scenes together
-SHARE = 0.95  # of the original's false positives, since other slices differ by some percent
-MOST = 1.0  # in temperatures: a network that is further off has not learnt, and no bias mends that
+RUNS = 32  # of all scenes together
+
+Answer = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.floating]]
 
 
 def match_false_positives(
-    answer: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.floating]],
-    scenes: Scenes,
-    spec: NetworkInput,
-    *,
-    threshold: float,
-    temperature: float,
+    answer: Answer, original: Answer, scenes: Sequence[Scene], spec: NetworkInput, *, threshold: float, limit: float
 ) -> float:
     """What to add to the logits, so that as much is marked outside known nodules as the original marks there.
 
     Args:
-        answer: (1, slices, height, width) input to (outputs, height, width) logits.
-        scenes: With the original's answers.
-        spec: What the network eats.
+        answer: Of the network, (1, slices, height, width) input to (outputs, height, width) logits.
+        original: Of the original, likewise.
+        scenes: What to compare them on.
+        spec: What both eat.
         threshold: Logit from which on a pixel is marked.
-        temperature: Of the original.
+        limit: Most that is added or taken away: a network that is further off has not learnt, and no bias mends that.
 
     Returns:
-        An amount of at most one temperature to either side; 0 where the original marks nothing there.
+        An amount within the limit; 0 where the original marks nothing there.
     """
-    runs = [(scene, run) for scene in scenes.all if scene.teacher is not None for run in range(len(scene.firsts))]
+    runs = [(scene, int(first)) for scene in scenes for first in scene.firsts]
     chosen = [runs[index] for index in np.linspace(0, len(runs) - 1, min(RUNS, len(runs))).round().astype(int)]
     marked, ours = 0, []
-    for scene, run in chosen:
-        first, packing = int(scene.firsts[run]), spec.packing
-        truth = scene.mask[first : first + packing.outputs]
-        stack = scene.hu[first - packing.before :][: packing.slices]
-        ours.append(np.sort(np.asarray(answer(prepare_stack(stack, spec)))[~truth]))
-        if scene.teacher is not None:
-            marked += int(np.count_nonzero(scene.teacher[run][~truth] >= threshold))
+    for scene, first in chosen:
+        packing = spec.packing
+        free = ~scene.mask[first : first + packing.outputs, ::-1]
+        tensor = prepare_stack(scene.hu[first - packing.before :][: packing.slices, ::-1], spec)
+        ours.append(np.sort(np.asarray(answer(tensor))[free]))
+        marked += int(np.count_nonzero(np.asarray(original(tensor))[free] >= threshold))
     values = np.sort(np.concatenate(ours))[::-1] if ours else np.empty(0)
-    wanted = round(SHARE * marked)
-    if not 0 < wanted < len(values):
+    if not 0 < marked < len(values):
         return 0.0
-    limit = MOST * temperature
-    return float(np.clip(threshold - (values[wanted - 1] + values[wanted]) / 2, -limit, limit))
+    return float(np.clip(threshold - (values[marked - 1] + values[marked]) / 2, -limit, limit))
 
 
 def shift_logits(network: fx.GraphModule, model: nn.Module, amount: float) -> bool:

@@ -26,9 +26,9 @@ class Preset:
 
 PRESETS: Final = MappingProxyType(
     {
-        "quick": Preset(scenes=2, epochs=1, qat_epochs=0.5),
-        "published": Preset(scenes=6, epochs=5, qat_epochs=5 / 3),  # the published report retrained for 5 epochs
-        "thorough": Preset(scenes=8, epochs=15, qat_epochs=5),
+        "quick": Preset(scenes=3, epochs=2, qat_epochs=0.5),
+        "published": Preset(scenes=10, epochs=5, qat_epochs=1),  # the published report retrained for 5 epochs
+        "thorough": Preset(scenes=12, epochs=15, qat_epochs=2),
     }
 )
 

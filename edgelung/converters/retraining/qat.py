@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import fx
 
 from edgelung.converters.quantisation import RK3588_RULES, calibrate, freeze_observers, prepare_qat, to_exportable
-from edgelung.converters.retraining.operating_point import match_false_positives, shift_logits
-from edgelung.converters.retraining.recover import Retrained, Tick, learn, summarise
+from edgelung.converters.retraining.operating_point import shift_logits
+from edgelung.converters.retraining.recover import Fit, Retrained, Tick, learn, match, summarise
 from edgelung.converters.retraining.sources import Scenes
 from edgelung.converters.retraining.teacher import Teacher
 from edgelung.spec import NetworkInput
 
 __all__ = ["prepare_rounding", "quantise_aware"]
 
-RATE = 0.001  # of a tensor's own size a step, at most
+RATE = 0.00001  # of a tensor's own size a step, at most; 0.0001 undid some of what recovery had learnt
 FOLLOWED = 2 / 3  # share of the training in which ranges follow; then they are frozen
 
 
-def prepare_rounding(model: fx.GraphModule, fit: Sequence[npt.NDArray[np.float32]]) -> fx.GraphModule:
+def prepare_rounding(model: fx.GraphModule, fit: Fit) -> fx.GraphModule:
     """A restructured network that rounds, with ranges calibrated on inputs."""
     network = prepare_qat(model, RK3588_RULES)
     calibrate(network, [torch.from_numpy(tensor) for tensor in fit])
@@ -32,7 +27,7 @@ def prepare_rounding(model: fx.GraphModule, fit: Sequence[npt.NDArray[np.float32
 
 def quantise_aware(
     model: fx.GraphModule,
-    fit: Sequence[npt.NDArray[np.float32]],
+    fit: Fit,
     teacher: Teacher,
     scenes: Scenes,
     spec: NetworkInput,
@@ -46,7 +41,7 @@ def quantise_aware(
 
     Args:
         model: Restructured, giving logits; left as it is.
-        fit: Inputs to calibrate ranges on.
+        fit: Inputs to calibrate ranges on, and as for ``recover``.
         teacher: The original.
         scenes: What to learn from.
         spec: What the network eats.
@@ -65,10 +60,9 @@ def quantise_aware(
         if part:
             freeze_observers(network)
         losses += learn(
-            network, teacher, scenes, spec, epochs=epochs * share, rate=RATE / 3**part, seed=seed + part, tick=tick
+            network, fit, teacher, scenes, spec, epochs=epochs * share, rate=RATE / 3**part, seed=seed + part, tick=tick
         )
-    network.to("cpu").eval()
-    rounded = replace(teacher, network=to_exportable(network))
-    amount = match_false_positives(rounded.answer, scenes, spec, threshold=threshold, temperature=teacher.temperature)
+    network.eval()
+    amount = match(to_exportable(network), teacher, scenes, spec, threshold)
     shift_logits(network, network, amount)
     return summarise(network, losses, amount)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from edgelung.calibration import DataSource, Holdout, insert_nodules, make_phantom, segment_lungs
 from edgelung.converters.datasets import label_scan, read_luna16, split_scans
-from edgelung.converters.retraining.crops import GRID_PX
-from edgelung.converters.retraining.scenes import Scene
+from edgelung.converters.retraining.scenes import Points, Scene
 from edgelung.converters.retraining.teacher import Teacher
 from edgelung.errors import InputError
 from edgelung.runtime import read_series
@@ -23,7 +22,8 @@ from edgelung.volume import CtVolume
 __all__ = ["Scenes", "crowd", "gather_scenes"]
 
 FIRST_SEED = 2_000_000  # added to the recipe's: no nodule of verification or evaluation is one of training
-RUNS = 64  # of one scene, evenly spread: a CT of 300 slices shows little more than one of 64
+ASKED_RUNS = 8  # of each scene are answered by the original, to see where it marks
+MARKED = 20_000  # pixels of those that are remembered
 SERIES_PER_SCENE = 4  # scans of several, for one copy of a single CT
 NODULES_PER_LITRE = 8.0  # of lung: crowded, since each is a lesson, and still apart
 MAX_NODULES = 40
@@ -59,7 +59,7 @@ def gather_scenes(
     seed: int,
     tick: Tick | None = None,
 ) -> Scenes:
-    """Make the scenes of a retraining, and let the original answer where it is needed.
+    """Make the scenes of a retraining, and see where the original marks what is no known nodule.
 
     Args:
         source: The data. LUNA16 has labels; other series get inserted nodules; None takes phantoms.
@@ -108,14 +108,14 @@ def _phantoms(spec: NetworkInput, teacher: Teacher, count: int, seed: int) -> It
             FIRST_SEED + seed + index, shape=(PHANTOM_SLICES, *spec.tensor.plane), spacing_mm=spacing_mm
         )
         hu, mask = phantom.volume.hu, phantom.mask
-        yield _scene(hu, mask, np.ones_like(mask), spec, None, teacher)
+        yield _scene(hu, mask, np.ones_like(mask), spec, None, teacher, seed + index)
 
 
 def _labelled(scan: Any, spec: NetworkInput) -> Scene:
     labelled = label_scan(scan)
     slices = np.flatnonzero(labelled.mask.any(axis=(1, 2)))
     near = np.unique(np.clip(slices[:, None] + np.arange(-4, 5), 0, len(labelled.hu) - 1))
-    return _scene(labelled.hu, labelled.mask, np.ones_like(labelled.mask), spec, near, None)
+    return _scene(labelled.hu, labelled.mask, np.ones_like(labelled.mask), spec, near, None, 0)
 
 
 def _inserted(
@@ -131,8 +131,9 @@ def _inserted(
         where[allowed] = lungs[allowed]
         wanted = crowd(where, volume.voxel_volume_mm3)
         for copy in range(copies):
-            made = insert_nodules(volume, seed=FIRST_SEED + seed + 1000 * place + copy, count=wanted, lungs=where)
-            yield _scene(made.volume.hu, made.mask, _near(made.mask), spec, allowed, teacher)
+            own = FIRST_SEED + seed + 1000 * place + copy
+            made = insert_nodules(volume, seed=own, count=wanted, lungs=where)
+            yield _scene(made.volume.hu, made.mask, _near(made.mask), spec, allowed, teacher, own)
 
 
 def _allowed(volume: CtVolume, spec: NetworkInput, holdout: Holdout | None) -> npt.NDArray[np.int64]:
@@ -167,21 +168,30 @@ def _scene(
     spec: NetworkInput,
     wanted: Sequence[int] | npt.NDArray[np.int64] | None,
     teacher: Teacher | None,
+    seed: int,
 ) -> Scene:
-    """On planes whose sides are multiples of the grid, and no smaller than the compiled plane."""
+    """On planes no smaller than the compiled one."""
     plane, least = hu.shape[1:], spec.tensor.plane
-    if any(size % GRID_PX or size < small for size, small in zip(plane, least, strict=True)):
-        grow = [(0, 0), *((0, max(-size % GRID_PX, small - size)) for size, small in zip(plane, least, strict=True))]
+    if any(size < small for size, small in zip(plane, least, strict=True)):
+        grow = [(0, 0), *((0, max(small - size, 0)) for size, small in zip(plane, least, strict=True))]
         hu = np.pad(hu, grow, constant_values=hu.min())
         mask, known = np.pad(mask, grow), np.pad(known, grow)
     firsts = _runs(len(hu), spec)
     if wanted is not None:
         firsts = np.intersect1d(firsts, np.asarray(wanted))
-    if len(firsts) > RUNS:
-        firsts = firsts[np.linspace(0, len(firsts) - 1, RUNS).round().astype(int)]
-    answers = None
-    if teacher is not None:
-        packing = spec.packing
-        starts = [int(first) - packing.before for first in firsts]
-        answers = np.stack([teacher.answer(prepare_stack(hu[at : at + packing.slices], spec)) for at in starts])
-    return Scene(hu, mask, known, firsts, answers)
+    scene = Scene(hu, mask, known, firsts)
+    return scene if teacher is None else replace(scene, marked=_marked(scene, spec, teacher, seed))
+
+
+def _marked(scene: Scene, spec: NetworkInput, teacher: Teacher, seed: int) -> Points:
+    """Pixels that the original marks in some of the runs."""
+    random, packing = np.random.default_rng(seed), spec.packing
+    asked = random.permutation(len(scene.firsts))[:ASKED_RUNS]
+    found = []
+    for run in asked:
+        start = int(scene.firsts[run]) - packing.before
+        answer = teacher.answer(prepare_stack(scene.hu[start : start + packing.slices], spec))
+        places = np.argwhere(answer.max(axis=0) > 0)
+        found.append(np.column_stack([np.full(len(places), run), places]))
+    points: Points = np.concatenate(found)
+    return random.permutation(points)[:MARKED]

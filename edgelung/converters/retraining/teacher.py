@@ -1,4 +1,4 @@
-"""The original as teacher: its logits, their size, and how far from a border they can be trusted."""
+"""The original as teacher: its logits, their size, and how large a crop it has to see."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgelung.errors import ConversionError
 __all__ = ["Teacher", "find_teacher", "to_logits"]
 
 CROP_PX = 192
-MARGIN_TOLERANCE = 0.01  # of the spread of the logits: what a border may change where the answer is taken as given
+MARGIN_TOLERANCE = 0.01  # of the spread of the logits: what a border may change
 SOFTNESS = 3.0  # the logits' root mean square is divided down to this, so that a sigmoid of them is not all 0 and 1
 STAGE = "retraining"
 
@@ -29,20 +29,17 @@ class Teacher:
         network: Gives logits, in eval mode.
         temperature: Logits are divided by this before they are compared (Hinton, Vinyals and Dean, 2015).
         crop: Height and width in pixels of what is trained on.
-        margin: So many pixels from the border of a crop its answer still depends on what is outside.
     """
 
     network: fx.GraphModule
     temperature: float
     crop: tuple[int, int]
-    margin: int
 
-    def answer(self, tensor: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    def answer(self, tensor: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """(outputs, height, width) logits to one input of (1, slices, height, width)."""
         with torch.inference_mode():
-            logits: Tensor = self.network(torch.from_numpy(tensor))[0]
-        limit = float(np.finfo(np.float16).max)
-        return logits.clamp(-limit, limit).numpy().astype(np.float16)
+            logits: npt.NDArray[np.float32] = self.network(torch.from_numpy(tensor))[0].numpy()
+        return logits
 
 
 def to_logits(model: nn.Module, quantity: str) -> fx.GraphModule:
@@ -72,7 +69,8 @@ def find_teacher(model: nn.Module, quantity: str, example: npt.NDArray[np.float3
     Raises:
         ConversionError: When it cannot be followed, or gives the same everywhere.
     """
-    network = to_logits(model, quantity).eval()
+    # Channels last: the published U-Net answers in 0.6 of the time on a CPU.
+    network = to_logits(model, quantity).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     whole = torch.from_numpy(example)
     height, width = example.shape[-2:]
     rows, columns = (_middle(size) for size in (height, width))
@@ -85,10 +83,10 @@ def find_teacher(model: nn.Module, quantity: str, example: npt.NDArray[np.float3
     off = (found - expected[..., rows, columns]).abs().amax((0, 1)) > MARGIN_TOLERANCE * spread
     margin = max((_depth(off, axis, size) for axis, size in ((0, height), (1, width))), default=0)
     crop = (rows.stop - rows.start, columns.stop - columns.start)
-    if 4 * margin >= min(crop):  # little is left of a crop: whole slices then
-        crop, margin = (height, width), 0
+    if 4 * margin >= min(crop):  # most of a crop is answered otherwise than in its slice: whole slices then
+        crop = (height, width)
     temperature = max(float(expected.square().mean().sqrt()) / SOFTNESS, 1.0)
-    return Teacher(network, temperature, crop, margin)
+    return Teacher(network, temperature, crop)
 
 
 def _middle(size: int) -> slice:
