@@ -16,7 +16,7 @@ from edgelung.bundle.manifest import (
     Provenance,
     StageRecord,
 )
-from edgelung.bundle.reader import Bundle, open_bundle
+from edgelung.bundle.reader import Bundle, is_bundle, open_bundle
 from edgelung.bundle.writer import BundleWriter
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Bundle",
     "BundleWriter",
     "describe",
+    "is_bundle",
     "open_bundle",
     # the manifest
     "FORMAT_VERSION",

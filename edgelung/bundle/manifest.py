@@ -51,7 +51,19 @@ class Golden:
 
 @dataclass(frozen=True)
 class NetworkRecord:
-    """One network: what it eats and gives, and its compiled forms."""
+    """One network: what it eats and gives, and its compiled forms.
+
+    Attributes:
+        task: What it is for.
+        architecture: Registry name, factory, or ``onnx`` for a ready graph.
+        parameters: Trainable numbers in it.
+        input: What it eats.
+        output: What it gives.
+        artefacts: Its compiled forms.
+        golden: Inputs with the outputs that are expected.
+        weights: A safetensors file with what pruning and training made of the checkpoint, in its architecture's own
+            keys; None when neither was done. No board reads it; it is for converting or training further.
+    """
 
     task: str
     architecture: str
@@ -60,6 +72,7 @@ class NetworkRecord:
     output: NetworkOutput
     artefacts: tuple[Artefact, ...]
     golden: tuple[Golden, ...]
+    weights: FileRecord | None = None
 
     def __post_init__(self) -> None:
         if not any(artefact.engine == "onnxruntime" for artefact in self.artefacts):
@@ -186,6 +199,8 @@ class Manifest:
                     yield artefact.layer_table
             for golden in network.golden:
                 yield from (golden.input, golden.output)
+            if network.weights is not None:
+                yield network.weights
 
     def to_bytes(self) -> bytes:
         """The manifest file: UTF-8 JSON, stable for equal content."""

@@ -20,7 +20,7 @@ from edgelung.bundle.artefact import MANIFEST_NAME, Artefact, FileRecord
 from edgelung.bundle.manifest import Manifest, parse_manifest
 from edgelung.errors import BundleError
 
-__all__ = ["Bundle", "open_bundle"]
+__all__ = ["Bundle", "is_bundle", "open_bundle"]
 
 MAX_MANIFEST_BYTES = 4 << 20
 _BLOCK = 1 << 20
@@ -95,6 +95,18 @@ class Bundle:
         if array.dtype != np.dtype(dtype) or array.shape != shape:
             raise BundleError(f"{record.file} is {array.dtype}{array.shape}, not {dtype}{shape}", source=self.source)
         return np.array(array)
+
+
+def is_bundle(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder or zip file has a manifest; nothing else is looked at."""
+    source = Path(path)
+    if source.is_dir():
+        return (source / MANIFEST_NAME).is_file()
+    try:
+        with zipfile.ZipFile(source) as archive:
+            return MANIFEST_NAME in archive.namelist()
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
+        return False
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:

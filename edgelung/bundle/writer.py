@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from edgelung.bundle.artefact import MANIFEST_NAME, FileRecord
 from edgelung.bundle.manifest import Manifest
+from edgelung.bundle.reader import is_bundle
 from edgelung.errors import BundleError
 
 __all__ = ["BundleWriter"]
@@ -121,11 +122,10 @@ class BundleWriter:
     def _check_place(self) -> None:
         if not self.path.exists():
             return
-        is_bundle = zipfile.is_zipfile(self.path) if self._zip else (self.path / MANIFEST_NAME).is_file()
         is_empty = self.path.is_dir() and not any(self.path.iterdir())
         if is_empty and not self._zip:
             return
-        if not is_bundle:
+        if not is_bundle(self.path):
             raise BundleError("is there already and is no bundle", source=self.path, hint="choose another place")
         if not self._overwrite:
             raise BundleError("is there already", source=self.path, hint="add --overwrite or choose another place")

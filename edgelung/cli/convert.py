@@ -98,7 +98,7 @@ def convert(
     """Convert CHECKPOINT into a bundle that runs on the board, verified against the original network.
 
     CHECKPOINT is a state_dict (.pt, .pth, .state, .safetensors), bare or under `model_state`, `state_dict` or
-    `model`; or a ready .onnx model with --spec. Files are never unpickled.
+    `model`; a bundle that was made with --prune or --qat; or a ready .onnx model with --spec. Files are never unpickled.
 
     A conversion takes one route: --precision fp32 (any CPU), --precision fp16 (NPU), --ptq or --qat (int8, both). Every
     bundle also holds an artefact for onnxruntime, so that it runs anywhere. With --prune the network is made smaller

@@ -10,11 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from safetensors.torch import save_file
+from torch import Tensor
+
 from edgelung import __version__
 from edgelung.bundle import (
     Artefact,
     BundleWriter,
     CalibrationRecord,
+    FileRecord,
     Golden,
     Manifest,
     NetworkRecord,
@@ -91,12 +95,13 @@ def convert(
         if slabs.fitted is not None and slabs.fitted.provenance.is_phantom:
             remark(PHANTOMS_ONLY)
         layers: tuple[LayerCut, ...] = ()
+        learnt: dict[str, Tensor] | None = None
         with ExitStack() as stack:
             if recipe.retrains:
                 identity = identify_slabs(slabs)
                 workspace = stack.enter_context(open_workspace(recipe, record.source_sha256, identity, remark))
                 trained = retrain(recipe, record, slabs, workspace, announce=announce, note=remark, tick=tick)
-                record, layers = trained.record, trained.layers
+                record, layers, learnt = trained.record, trained.layers, trained.weights
             elif recipe.restructures:
                 announce("restructure")
                 record = restructure_network(record, slabs.golden, recipe.route)
@@ -115,7 +120,8 @@ def convert(
                 artefacts += maker.npu(environment, remark, tick)
             announce("write the bundle")
             golden = _add_golden(writer, record, slabs, answers, recipe.seed)
-            manifest = _manifest(recipe, record, tuple(artefacts), golden, slabs)
+            weights = None if learnt is None else _add_weights(writer, record, learnt)
+            manifest = _manifest(recipe, record, tuple(artefacts), golden, slabs, weights)
             writer.finish(manifest)
     return Conversion(recipe.output, manifest, layers)
 
@@ -133,12 +139,23 @@ def _add_golden(writer: BundleWriter, record: ConversionRecord, slabs: Slabs, an
     )
 
 
+def _add_weights(writer: BundleWriter, record: ConversionRecord, state: dict[str, Tensor]) -> FileRecord:
+    name = f"networks/{record.name}/weights.safetensors"
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, writer.stage_file(name))
+    return writer.add_staged(name)
+
+
 def _manifest(
-    recipe: Recipe, record: ConversionRecord, artefacts: tuple[Artefact, ...], golden: Golden, slabs: Slabs
+    recipe: Recipe,
+    record: ConversionRecord,
+    artefacts: tuple[Artefact, ...],
+    golden: Golden,
+    slabs: Slabs,
+    weights: FileRecord | None,
 ) -> Manifest:
     spec = record.spec
     network = NetworkRecord(
-        spec.task, record.architecture, record.parameters, spec.input, spec.output, artefacts, (golden,)
+        spec.task, record.architecture, record.parameters, spec.input, spec.output, artefacts, (golden,), weights
     )
     calibration = None if slabs.fitted is None else CalibrationRecord(**slabs.fitted.provenance.as_dict())
     packages = ("numpy", "torch", "onnx", "onnxsim", "onnxruntime")

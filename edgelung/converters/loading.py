@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
+from edgelung.bundle import is_bundle, open_bundle
 from edgelung.converters.architecture import load_factory
-from edgelung.converters.checkpoint import apply_state, load_state_dict
+from edgelung.converters.checkpoint import LoadedState, apply_state, load_state_dict
 from edgelung.converters.models import get_model_entry
+from edgelung.converters.pruning import shrink_to_state
 from edgelung.converters.recipe import Recipe
 from edgelung.converters.record import ConversionRecord
 from edgelung.converters.spec_file import read_spec
@@ -17,18 +22,20 @@ from edgelung.errors import InputError
 
 __all__ = ["load_network"]
 
+ARCHITECTURE_HINT = "name its architecture with --model, or with --arch and --spec; or give another bundle"
+
 
 def load_network(recipe: Recipe) -> ConversionRecord:
-    """Read the checkpoint or the ready graph of a recipe.
+    """Read the checkpoint, the ready graph or the bundle with weights of a recipe.
 
     Raises:
         InputError: For a checkpoint, factory or spec that cannot be used.
     """
     if recipe.source.suffix == ".onnx":
         return _load_onnx(recipe)
-    loaded = load_state_dict(recipe.source)
+    loaded = _load_weights(recipe)
     if recipe.arch:
-        model = load_factory(recipe.arch)()
+        model = _fit_own(load_factory(recipe.arch)(), loaded)
         spec = read_spec(_required(recipe.spec))
         name, architecture = "network", recipe.arch
     else:
@@ -36,7 +43,7 @@ def load_network(recipe: Recipe) -> ConversionRecord:
         model = entry.build_from_state(loaded.state)
         spec = nodule_segmentation_spec(*recipe.plane, geometry=entry.geometry(model))
         name = architecture = entry.name
-    apply_state(model, loaded.state, loaded.source)
+        apply_state(model, loaded.state, loaded.source)
     model.eval()
     record = ConversionRecord(
         name=name,
@@ -69,6 +76,32 @@ def _load_onnx(recipe: Recipe) -> ConversionRecord:
         parameters=0,
         graph=recipe.source,
     ).after("read", "a ready ONNX model")
+
+
+def _load_weights(recipe: Recipe) -> LoadedState:
+    """The weights of a checkpoint, or those that a bundle holds of the same architecture."""
+    source = recipe.source
+    if not is_bundle(source):
+        return load_state_dict(source)
+    with open_bundle(source) as bundle:
+        networks = [network for network in bundle.manifest.networks.values() if network.weights is not None]
+        if len(networks) != 1 or networks[0].weights is None:
+            hint = "only bundles made with --prune or --qat do; give the checkpoint it was made from"
+            raise InputError("the bundle holds no weights", source=source, hint=hint)
+        architecture, wanted = networks[0].architecture, recipe.arch or recipe.model
+        if architecture != wanted:  # what a bundle names is never imported: the user says which code to run
+            raise InputError(f"the bundle holds {architecture}, not {wanted}", source=source, hint=ARCHITECTURE_HINT)
+        return replace(load_state_dict(bundle.path(networks[0].weights)), source=str(source))
+
+
+def _fit_own(model: nn.Module, loaded: LoadedState) -> nn.Module:
+    """A network of one's own with the weights; narrower, when they are those of its pruned form."""
+    own = model.state_dict()
+    narrower = any(key in own and own[key].shape != tensor.shape for key, tensor in loaded.state.items())
+    if narrower or any(f"{key.removesuffix('bias')}weight" in own and key not in own for key in loaded.state):
+        return shrink_to_state(model, loaded.state, loaded.source)
+    apply_state(model, loaded.state, loaded.source)
+    return model
 
 
 def _required(spec: Path | None) -> Path:

@@ -23,7 +23,7 @@ class Recipe:
     """What to convert and how.
 
     Attributes:
-        source: A checkpoint, or a ready ``.onnx`` model.
+        source: A checkpoint, a bundle that was made with ``prune`` or ``qat``, or a ready ``.onnx`` model.
         output: The bundle to write: a folder, or a file ending in ``.zip``.
         model: Registry name of the network.
         arch: ``package.module:factory`` of a network of one's own, instead of ``model``.
@@ -122,6 +122,8 @@ class Recipe:
         return self.restructure and (bool(self.npu_targets) or self.route.precision == "int8")
 
     def _check_source(self) -> None:
+        if self.source.absolute() == self.output.absolute():
+            raise InputError("a bundle cannot be made of itself", field="output", hint="choose another --output")
         ready = self.source.suffix == ".onnx"
         if ready and self.arch:
             raise InputError("a ready .onnx model has its own architecture", field="arch", hint="leave out --arch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
@@ -19,6 +20,7 @@ from edgelung.converters.passes import (
     RK3588_INT8,
     restructure,
     threshold_to_logit,
+    unfold,
 )
 from edgelung.converters.pruning import LayerCut, prune, reconstruct
 from edgelung.converters.quantisation import RK3588_RULES, prepare_qat, to_exportable
@@ -57,10 +59,13 @@ class RetrainedRecord:
     Attributes:
         record: With the network to export.
         layers: Every convolution before and after pruning; empty when nothing was pruned.
+        weights: What it learnt, as a state_dict of the architecture it came in (of other widths when it was pruned);
+            None when that has no place for it.
     """
 
     record: ConversionRecord
     layers: tuple[LayerCut, ...]
+    weights: dict[str, Tensor] | None
 
 
 def identify_slabs(slabs: Slabs) -> str:
@@ -95,14 +100,16 @@ def retrain(
     layers: tuple[LayerCut, ...] = ()
     if recipe.prune is not None:
         record, layers = work.prune(record)
+    unfolded = _model(record)
     if recipe.restructures:
         record = work.restructure(record)
+    folded = _model(record)
     if recipe.qat:  # what cannot be int8 is refused before hours are spent on it
         prepare_qat(_graph(record.model), RK3588_RULES)
     record = work.recover(record)
     if recipe.qat:
         record = work.quantise(record)
-    return RetrainedRecord(record, layers)
+    return RetrainedRecord(record, layers, work.weights(unfolded, folded, record))
 
 
 @dataclass
@@ -201,6 +208,19 @@ class _Work:
         record = self._keep(record, QAT, learnt, scenes)
         network = _graph(learnt.model)
         return replace(record, model=to_exportable(network), rounding=network)
+
+    def weights(self, unfolded: nn.Module, folded: nn.Module, record: ConversionRecord) -> dict[str, Tensor] | None:
+        """What was learnt, without rounding, in the layers the network had before it was restructured."""
+        learnt = (record.rounding or _model(record)).state_dict()
+        plain = copy.deepcopy(folded)
+        plain.load_state_dict({key: learnt[key] for key in plain.state_dict()})
+        if isinstance(plain, fx.GraphModule):
+            try:
+                plain = unfold(unfolded, plain, middle_of(self.slabs.golden))
+            except ConversionError as error:
+                self.note(f"the bundle has no weights to go on from: {error}")
+                return None
+        return {key: tensor for key, tensor in plain.state_dict().items() if tensor.is_floating_point()}
 
     def _keep(self, record: ConversionRecord, stage: str, learnt: Retrained, scenes: Scenes) -> ConversionRecord:
         summary = f"{learnt.describe()}; on {scenes.words}"

@@ -1,6 +1,7 @@
 """A bundle is complete or absent, and opens only when nothing in it was altered."""
 
 import errno
+import hashlib
 import json
 import shutil
 import zipfile
@@ -11,7 +12,7 @@ from bundle_builders import make_bundle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgelung.bundle import BundleWriter, describe, open_bundle
+from edgelung.bundle import BundleWriter, describe, is_bundle, open_bundle
 from edgelung.errors import BundleError
 
 MODEL = "networks/bright/onnxruntime-fp32.onnx"
@@ -184,6 +185,30 @@ def test_overwriting_is_asked_for_and_never_hits_a_folder_that_is_no_bundle(tmp_
     with pytest.raises(BundleError, match="is no bundle"):
         make_bundle(mine, overwrite=True)
     assert leftovers(tmp_path) == ["b", "thesis"]
+
+
+def test_a_zip_that_is_no_bundle_is_not_overwritten(tmp_path):
+    path = tmp_path / "weights.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data.pkl", b"")
+    assert not is_bundle(path) and not is_bundle(tmp_path) and not is_bundle(tmp_path / "absent")
+    with pytest.raises(BundleError, match="is no bundle"):
+        BundleWriter(path, overwrite=True)
+
+
+def test_weights_are_a_file_like_any_other(bundle):
+    content = b"weights"
+    record = {"file": "networks/weights.safetensors", "sha256": hashlib.sha256(content).hexdigest(), "size": 7}
+    edit_manifest(bundle, lambda data: next(iter(data["networks"].values())).update(weights=record))
+    with pytest.raises(BundleError, match=r"weights\.safetensors is missing"):
+        open_bundle(bundle)
+    (bundle / record["file"]).write_bytes(content)
+    with open_bundle(bundle) as opened:
+        (network,) = opened.manifest.networks.values()
+        assert opened.path(network.weights).read_bytes() == content
+    (bundle / record["file"]).write_bytes(b"WEIGHTS")
+    with pytest.raises(BundleError, match="altered"):
+        open_bundle(bundle)
 
 
 def test_a_manifest_that_forgets_a_file_is_not_written(tmp_path, pristine):

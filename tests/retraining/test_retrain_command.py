@@ -12,7 +12,7 @@ from edgelung.bundle import open_bundle
 from edgelung.converters import Recipe, convert
 from edgelung.converters.models import UNetWidths
 from edgelung.converters.workspace import workspace_folder
-from edgelung.errors import ConversionError
+from edgelung.errors import ConversionError, InputError
 
 PLANE = (128, 128)
 WIDTHS = UNetWidths(7, ((4, 4), (8, 8)), ((4, 4, 4),))
@@ -61,6 +61,37 @@ def test_a_pruned_int8_bundle_says_what_was_done(converted):
 def test_the_recipe_in_the_bundle_tells_it_again(converted):
     assert "prune = 0.5" in converted.manifest.provenance.recipe
     assert "qat = true" in converted.manifest.provenance.recipe
+
+
+def test_the_bundle_is_a_checkpoint_of_the_network_it_holds(converted, tmp_path):
+    """Rebuilt from the shapes in it, without rounding; what it says is what the int8 artefact was rounded from."""
+    again = convert(Recipe(converted.output, tmp_path / "again.bundle", plane=PLANE))
+    assert again.manifest.networks["unet-luna"].parameters < converted.manifest.networks["unet-luna"].parameters + 40
+    with open_bundle(converted.output) as one, open_bundle(again.output) as other:
+        ((hu, logits),), ((same, found),) = one.golden("unet-luna"), other.golden("unet-luna")
+    np.testing.assert_array_equal(hu, same)
+    expected = 1 / (1 + np.exp(-logits))
+    assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.95
+    assert again.manifest.networks["unet-luna"].weights is None  # nothing was learnt that its checkpoint has not
+
+
+def test_what_was_learnt_without_rounding_is_in_the_bundle_as_it_is(recipe, tmp_path):
+    made = convert(replace(recipe, qat=False, output=tmp_path / "pruned.bundle"))
+    again = convert(Recipe(made.output, tmp_path / "again.bundle", plane=PLANE))
+    assert golden_of(made.output) == golden_of(again.output)
+
+
+def test_a_bundle_is_no_checkpoint_of_another_network(recipe, converted, tmp_path):
+    spec = tmp_path / "own.toml"
+    spec.write_text(SPEC)
+    own = Recipe(converted.output, tmp_path / "own.bundle", arch="os:getcwd", spec=spec)
+    with pytest.raises(InputError, match="holds unet-luna, not os:getcwd"):
+        convert(own)
+    without = convert(Recipe(recipe.source, tmp_path / "plain.bundle", plane=PLANE))
+    with pytest.raises(InputError, match="holds no weights"):
+        convert(Recipe(without.output, tmp_path / "again.bundle", plane=PLANE))
+    with pytest.raises(InputError, match="cannot be made of itself"):
+        Recipe(converted.output, converted.output, overwrite=True)
 
 
 @pytest.mark.parametrize("interrupted_at", ["train with int8", "export to ONNX"])
