@@ -69,6 +69,11 @@ _result = group("The result")
     help="Take the share from each layer, or from all together where channels matter least.",
 )  # fmt: skip
 @_cut("--keep", multiple=True, metavar="NAME", help="A layer or module not to prune. May be given several times.")
+@_cut(
+    "--scan",
+    is_flag=True,
+    help="First prune each layer alone, by R/2 and R, and show which bear it.",
+)
 @_training(
     "--preset", type=click.Choice(["quick", "published", "thorough"]), default="published", show_default=True,
     help="How long to train (docs/convert.md).",
@@ -98,7 +103,7 @@ def convert(
     """Convert CHECKPOINT into a bundle that runs on the board, verified against the original network.
 
     CHECKPOINT is a state_dict (.pt, .pth, .state, .safetensors), bare or under `model_state`, `state_dict` or
-    `model`; a bundle that was made with --prune or --qat; or a ready .onnx model with --spec. Files are never unpickled.
+    `model`; a bundle that was made with --prune or --qat; or a ready .onnx model with --spec. No file is unpickled.
 
     A conversion takes one route: --precision fp32 (any CPU), --precision fp16 (NPU), --ptq or --qat (int8, both). Every
     bundle also holds an artefact for onnxruntime, so that it runs anywhere. With --prune the network is made smaller
@@ -148,13 +153,21 @@ def _is_given(context: click.Context, name: str) -> bool:
 
 
 def _report(result: Conversion) -> dict[str, Any]:
+    from edgelung._codec import to_json
     from edgelung.bundle import describe, open_bundle
 
+    layers = [{**to_json(cut), "saves": {dtype: cut.verdict(dtype) for dtype in cut.costs}} for cut in result.layers]
     with open_bundle(result.output) as bundle:
-        return {"output": str(result.output), **describe(bundle)}
+        return {
+            "output": str(result.output), "layers": layers, "scan": to_json(result.scan), **describe(bundle)
+        }  # fmt: skip
 
 
 def _print(result: Conversion) -> None:
+    if result.scan:
+        from edgelung.converters.pruning import scan_rows
+
+        click.echo(format_table(*scan_rows(result.scan)) + "\n")
     if result.layers:
         from edgelung.converters.pruning import layer_rows
 

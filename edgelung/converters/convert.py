@@ -27,11 +27,11 @@ from edgelung.bundle import (
 )
 from edgelung.converters.artefacts import ArtefactMaker
 from edgelung.converters.loading import load_network
-from edgelung.converters.pruning import LayerCut
+from edgelung.converters.pruning import GroupSensitivity, LayerCut
 from edgelung.converters.recipe import Recipe
 from edgelung.converters.recipe_file import write_recipe
 from edgelung.converters.record import ConversionRecord
-from edgelung.converters.retrain import identify_slabs, retrain
+from edgelung.converters.retrain import RetrainedRecord, identify_slabs, retrain
 from edgelung.converters.slabs import Slabs, gather_slabs
 from edgelung.converters.stages import Answers, answer_with_original, export, restructure_network
 from edgelung.converters.toolkit import DEFAULT_VERSION, find
@@ -50,11 +50,13 @@ class Conversion:
         output: The bundle.
         manifest: Its manifest, with what verification measured.
         layers: Every convolution before and after pruning; empty when nothing was pruned.
+        scan: What pruning each group of channels alone changes; empty when that was not asked for.
     """
 
     output: Path
     manifest: Manifest
     layers: tuple[LayerCut, ...] = ()
+    scan: tuple[GroupSensitivity, ...] = ()
 
     @property
     def artefacts(self) -> tuple[Artefact, ...]:
@@ -94,14 +96,13 @@ def convert(
             remark(f"data: {slabs.data_words}")
         if slabs.fitted is not None and slabs.fitted.provenance.is_phantom:
             remark(PHANTOMS_ONLY)
-        layers: tuple[LayerCut, ...] = ()
-        learnt: dict[str, Tensor] | None = None
+        trained: RetrainedRecord | None = None
         with ExitStack() as stack:
             if recipe.retrains:
                 identity = identify_slabs(slabs)
                 workspace = stack.enter_context(open_workspace(recipe, record.source_sha256, identity, remark))
                 trained = retrain(recipe, record, slabs, workspace, announce=announce, note=remark, tick=tick)
-                record, layers, learnt = trained.record, trained.layers, trained.weights
+                record = trained.record
             elif recipe.restructures:
                 announce("restructure")
                 record = restructure_network(record, slabs.golden, recipe.route)
@@ -120,10 +121,12 @@ def convert(
                 artefacts += maker.npu(environment, remark, tick)
             announce("write the bundle")
             golden = _add_golden(writer, record, slabs, answers, recipe.seed)
-            weights = None if learnt is None else _add_weights(writer, record, learnt)
+            weights = None if trained is None else _add_weights(writer, record, trained.weights)
             manifest = _manifest(recipe, record, tuple(artefacts), golden, slabs, weights)
             writer.finish(manifest)
-    return Conversion(recipe.output, manifest, layers)
+    if trained is None:
+        return Conversion(recipe.output, manifest)
+    return Conversion(recipe.output, manifest, trained.layers, trained.scan)
 
 
 def _counted(tick: Callable[[str], None] | None) -> Callable[[int, int], None] | None:
@@ -139,7 +142,9 @@ def _add_golden(writer: BundleWriter, record: ConversionRecord, slabs: Slabs, an
     )
 
 
-def _add_weights(writer: BundleWriter, record: ConversionRecord, state: dict[str, Tensor]) -> FileRecord:
+def _add_weights(writer: BundleWriter, record: ConversionRecord, state: dict[str, Tensor] | None) -> FileRecord | None:
+    if state is None:
+        return None
     name = f"networks/{record.name}/weights.safetensors"
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, writer.stage_file(name))
     return writer.add_staged(name)

@@ -44,6 +44,7 @@ class Recipe:
         importance: What channels are ranked by: a name in ``edgelung.converters.pruning.IMPORTANCES``.
         scope: Take the share from each layer, or from all together where channels matter least.
         keep: Layers, or modules with layers in them, that are not pruned.
+        scan: Prune each group of channels alone first, and tell what that changes (docs/pruning.md).
         qat: Train the network to be int8; excludes ``ptq`` and ``precision``.
         preset: How long a pruned or int8 network is trained (docs/convert.md).
         epochs: As many epochs instead of the preset's.
@@ -76,6 +77,7 @@ class Recipe:
     importance: str = "l1"
     scope: Scope = "layer"
     keep: tuple[str, ...] = ()
+    scan: bool = False
     qat: bool = False
     preset: Preset = "published"
     epochs: int | None = None
@@ -172,6 +174,7 @@ class Recipe:
                 "importance": self.importance != "l1",
                 "scope": self.scope != "layer",
                 "keep": bool(self.keep),
+                "scan": self.scan,
             }
             _refuse_without(changed, "nothing is pruned", "--prune R")
             return

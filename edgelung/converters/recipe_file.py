@@ -24,7 +24,7 @@ __all__ = ["read_recipe", "shaping_options", "write_recipe"]
 MAX_FILE_BYTES: Final = 1 << 16
 HINT: Final = "docs/convert.md explains every key"
 # What belongs to one run: where things lie (names of files and folders can name a patient), and how the run is made.
-_OF_ONE_RUN: Final = frozenset(("source", "output", "spec", "data", "overwrite", "resume", "keep_failing"))
+_OF_ONE_RUN: Final = frozenset(("source", "output", "spec", "data", "overwrite", "resume", "keep_failing", "scan"))
 _NEEDS_DATA: Final = "needs_data"
 _LEFT_BY_JSON: Final = re.compile(r"[\x7f-\x9f]")
 

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,7 +23,7 @@ from edgelung.converters.passes import (
     threshold_to_logit,
     unfold,
 )
-from edgelung.converters.pruning import LayerCut, prune, reconstruct
+from edgelung.converters.pruning import GroupSensitivity, LayerCut, prune, reconstruct, scan_sensitivity
 from edgelung.converters.quantisation import RK3588_RULES, prepare_qat, to_exportable
 from edgelung.converters.recipe import Recipe
 from edgelung.converters.record import ConversionRecord
@@ -36,6 +37,7 @@ from edgelung.converters.retraining import (
     prepare_rounding,
     quantise_aware,
     recover,
+    to_logits,
 )
 from edgelung.converters.slabs import Slabs
 from edgelung.converters.stages import middle_of
@@ -46,6 +48,7 @@ from edgelung.spec import NetworkInput
 __all__ = ["RetrainedRecord", "identify_slabs", "retrain"]
 
 PROVEN_PX = 64  # plane on which a cut is proven; a multiple of the stride of any network with up to 6 poolings
+SCANNED = 2  # slabs: each of some 20 networks answers to them
 RECOVER, QAT = "recover", "qat"
 STAGES = "edgelung_stages"  # key beside the weights of a kept stage
 
@@ -61,11 +64,13 @@ class RetrainedRecord:
         layers: Every convolution before and after pruning; empty when nothing was pruned.
         weights: What it learnt, as a state_dict of the architecture it came in (of other widths when it was pruned);
             None when that has no place for it.
+        scan: What pruning each group of channels alone changes; empty when that was not asked for.
     """
 
     record: ConversionRecord
     layers: tuple[LayerCut, ...]
     weights: dict[str, Tensor] | None
+    scan: tuple[GroupSensitivity, ...]
 
 
 def identify_slabs(slabs: Slabs) -> str:
@@ -95,9 +100,14 @@ def retrain(
         VerificationError: When a step is not what it was proven to be; this would be an error of edgelung.
     """
     teacher = find_teacher(_model(record), record.spec.output.quantity, slabs.fit[0])
-    work = _Work(recipe, slabs, record.spec.input, workspace, announce, note, tick, teacher)
+    work = _Work(
+        recipe, slabs, record.spec.input, workspace, announce, note, tick, teacher, record.spec.output.quantity
+    )
     work.finished = {stage: workspace.load(stage) for stage in (RECOVER, QAT)}
     layers: tuple[LayerCut, ...] = ()
+    scan: tuple[GroupSensitivity, ...] = ()
+    if recipe.scan:
+        scan = work.scan(_model(record))
     if recipe.prune is not None:
         record, layers = work.prune(record)
     unfolded = _model(record)
@@ -109,7 +119,7 @@ def retrain(
     record = work.recover(record)
     if recipe.qat:
         record = work.quantise(record)
-    return RetrainedRecord(record, layers, work.weights(unfolded, folded, record))
+    return RetrainedRecord(record, layers, work.weights(unfolded, folded, record), scan)
 
 
 @dataclass
@@ -122,8 +132,39 @@ class _Work:
     note: Tell
     tick: Tell | None
     teacher: Teacher
+    quantity: Literal["probability", "logit"]  # of the original
     finished: dict[str, dict[str, Tensor] | None] = field(default_factory=dict)
     _scenes: Scenes | None = None
+
+    def scan(self, model: nn.Module) -> tuple[GroupSensitivity, ...]:
+        """By the share of the logits' variance on some slabs that each group's channels make."""
+        self.announce("scan the layers")
+        recipe, ratio = self.recipe, self.recipe.prune or 0.0
+        inputs = [torch.from_numpy(tensor) for tensor in self.slabs.fit[:SCANNED]]
+        expected = [self._logits(model, value) for value in inputs]
+        spread = sum(float(logits.var()) for logits in expected)
+
+        def changed(network: nn.Module) -> float:
+            off = (self._logits(network, value) - own for value, own in zip(inputs, expected, strict=True))
+            return sum(float(error.square().mean()) for error in off) / spread
+
+        tick = self._counted("groups")
+        return scan_sensitivity(
+            model,
+            inputs[0][..., :PROVEN_PX, :PROVEN_PX].contiguous(),
+            changed,
+            (ratio / 2, ratio),
+            round_to=recipe.channel_block,
+            importance=recipe.importance,
+            keep=recipe.keep,
+            calibration=inputs,
+            tick=None if tick is None else lambda done, total, _: tick(done, total),
+        )
+
+    def _logits(self, model: nn.Module, value: Tensor) -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = to_logits(model, self.quantity)(value)
+        return logits
 
     def prune(self, record: ConversionRecord) -> tuple[ConversionRecord, tuple[LayerCut, ...]]:
         self.announce("prune")

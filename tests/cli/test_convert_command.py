@@ -58,7 +58,7 @@ def test_every_option_reaches_the_recipe(asked):
     words = (
         "--prune 0.5 --round-to 8 --importance l2 --scope global --keep head --keep up --ptq mmse"
         " --preset quick --epochs 2 --resume --target rk3588s --data ct --holdout 4:9 --seed 3"
-        " --no-restructure --plane 64 96 --toolkit 2.3.2"
+        " --no-restructure --scan --plane 64 96 --toolkit 2.3.2"
         " --calibration-slabs 2 --verification-slabs 3 --overwrite --keep-failing --output b.zip --model m"
     )
     assert asked(*words.split()) == Recipe(
@@ -69,6 +69,7 @@ def test_every_option_reaches_the_recipe(asked):
         importance="l2",
         scope="global",
         keep=("head", "up"),
+        scan=True,
         ptq="mmse",
         preset="quick",
         epochs=2,

@@ -64,7 +64,7 @@ def test_nothing_says_where_things_lay_or_whose_they_were():
 
 def test_every_option_is_stored_or_known_to_belong_to_one_run():
     stored = {line.partition(" = ")[0] for line in write_recipe(FULL).splitlines()}
-    of_one_run = {"source", "output", "spec", "data", "overwrite", "resume", "keep_failing"}
+    of_one_run = {"source", "output", "spec", "data", "overwrite", "resume", "keep_failing", "scan"}
     unset = {item.name for item in dataclasses.fields(Recipe) if getattr(FULL, item.name) is None}
     assert stored - {"needs_data"} == {item.name for item in dataclasses.fields(Recipe)} - of_one_run - unset
     assert unset == {"precision"}

@@ -11,6 +11,7 @@ from converters.networks import answering_unet
 from edgelung.bundle import open_bundle
 from edgelung.converters import Recipe, convert
 from edgelung.converters.models import UNetWidths
+from edgelung.converters.pruning import scan_rows
 from edgelung.converters.workspace import workspace_folder
 from edgelung.errors import ConversionError, InputError
 
@@ -56,6 +57,20 @@ def test_a_pruned_int8_bundle_says_what_was_done(converted):
     assert rows["mask Dice", "retrained network before it was compiled"].value > 0.97
     assert rows["mean difference", "original network in float32"].limit is None
     assert rows["nodule recall", "inserted nodules"].limit is not None
+
+
+def test_a_scan_tells_which_layers_bear_it(recipe, tmp_path):
+    """Not what the network does with it: the conversion is the same, and so is its recipe."""
+    stages = []
+    scanned = convert(replace(recipe, scan=True, qat=False, output=tmp_path / "scanned.bundle"), stage=stages.append)
+    plain = convert(replace(recipe, qat=False, output=tmp_path / "plain.bundle"))
+    assert stages.index("scan the layers") < stages.index("prune")
+    assert {one.group for one in scanned.scan} >= {"unet.down_path.0.block.0", "unet.up_path.0.up"}
+    assert {one.ratio for one in scanned.scan} == {0.25, 0.5} and all(one.change > 0 for one in scanned.scan)
+    _, rows = scan_rows(scanned.scan)
+    assert float(rows[0][-1]) >= float(rows[-1][-1])
+    assert plain.scan == () and golden_of(plain.output) == golden_of(scanned.output)
+    assert plain.manifest.provenance.recipe == scanned.manifest.provenance.recipe
 
 
 def test_the_recipe_in_the_bundle_tells_it_again(converted):

@@ -5,7 +5,7 @@ from edgelung.converters.pruning.layer_table import LayerCost, LayerCut, compare
 from edgelung.converters.pruning.prune import Pruned, prune
 from edgelung.converters.pruning.rebuild import shrink_to_state
 from edgelung.converters.pruning.reconstruct import LayerFit, reconstruct
-from edgelung.converters.pruning.scan import GroupSensitivity, scan_sensitivity
+from edgelung.converters.pruning.scan import GroupSensitivity, scan_rows, scan_sensitivity
 
 __all__ = [
     # pruning
@@ -18,6 +18,7 @@ __all__ = [
     "reconstruct",
     # which layers bear it
     "GroupSensitivity",
+    "scan_rows",
     "scan_sensitivity",
     # what it saves
     "LayerCost",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgelung.converters.pruning.pruner import Pruner
 from edgelung.errors import InputError
 
-__all__ = ["GroupSensitivity", "scan_sensitivity"]
+__all__ = ["GroupSensitivity", "scan_rows", "scan_sensitivity"]
 
 
 @dataclass(frozen=True)
@@ -82,3 +82,12 @@ def scan_sensitivity(
         before, value = len(pruner.scores[name]), evaluate(cut)
         found.append(GroupSensitivity(name, ratio, (before, before - len(dropped)), value, value - baseline))
     return tuple(found)
+
+
+def scan_rows(found: Sequence[GroupSensitivity]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows of a text table, the largest change first: what to keep stands at the top."""
+    header = ("group", "channels", "share that goes", "change")
+    ordered = sorted(found, key=lambda one: -one.change)
+    return header, [
+        (one.group, f"{one.channels[0]} -> {one.channels[1]}", f"{one.ratio:g}", f"{one.change:.3f}") for one in ordered
+    ]

@@ -5,7 +5,7 @@ from edgelung.converters.retraining.qat import prepare_rounding, quantise_aware
 from edgelung.converters.retraining.recover import Retrained, recover
 from edgelung.converters.retraining.scenes import Scene
 from edgelung.converters.retraining.sources import Scenes, crowd, gather_scenes
-from edgelung.converters.retraining.teacher import Teacher, find_teacher
+from edgelung.converters.retraining.teacher import Teacher, find_teacher, to_logits
 
 __all__ = [
     # how long
@@ -19,6 +19,7 @@ __all__ = [
     "crowd",
     "find_teacher",
     "gather_scenes",
+    "to_logits",
     # training
     "Retrained",
     "prepare_rounding",
