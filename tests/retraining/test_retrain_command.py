@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from converters.networks import answering_unet
+from converters.networks import marking_unet
 
 from edgelung.bundle import open_bundle
 from edgelung.converters import Recipe, convert
@@ -22,11 +22,7 @@ WIDTHS = UNetWidths(7, ((4, 4), (8, 8)), ((4, 4, 4),))
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("retrain")
-    model = answering_unet(WIDTHS)
-    with torch.no_grad():  # logits of -1.8 .. -0.4 become some that mark a twentieth of a phantom
-        model.unet.last.weight.mul_(10)
-        model.unet.last.bias.mul_(10).add_(8.8)
-    torch.save(model.state_dict(), folder / "unet.pt")
+    torch.save(marking_unet(WIDTHS).state_dict(), folder / "unet.pt")
     return Recipe(
         folder / "unet.pt",
         folder / "unet.bundle",

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from converters.networks import answering_unet
+from converters.networks import marking_unet
 
 from edgelung.converters import Recipe, convert
 from edgelung.converters.models import UNetWidths
@@ -19,7 +19,7 @@ def made(tmp_path_factory):
     except ConversionError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("npu")
-    torch.save(answering_unet(UNetWidths(7, ((16, 16), (32, 32)), ((16, 16, 16),))).state_dict(), folder / "unet.pt")
+    torch.save(marking_unet(UNetWidths(7, ((16, 16), (32, 32)), ((16, 16, 16),))).state_dict(), folder / "unet.pt")
 
     def make(name, **options):
         common = {"prune": 0.5, "preset": "quick", "keep_failing": True, "calibration_slabs": 4}
