@@ -7,10 +7,10 @@ import pytest
 import torch
 from converters.networks import answering_unet
 
-from edgelung.calibration import Holdout, describe_data, make_phantom
+from edgelung.calibration import Holdout, describe_data, make_phantom, write_luna16
 from edgelung.calibration.metaimage_writer import write_metaimage
 from edgelung.converters.models import UNetWidths
-from edgelung.converters.retraining import Scene, find_teacher, gather_scenes, get_preset
+from edgelung.converters.retraining import Scene, find_teacher, gather_scenes, get_preset, recover
 from edgelung.converters.retraining.crops import CropStream
 from edgelung.converters.retraining.losses import NO_NODULE, NODULE, DistillationLoss, LabelLoss
 from edgelung.converters.retraining.operating_point import match_false_positives, shift_logits
@@ -116,6 +116,21 @@ def test_nothing_is_learnt_from_held_out_slices(phantom, teacher, tmp_path):
     assert made.all[0].known.sum() > made.all[0].mask.sum()
     with pytest.raises(InputError, match="leave no slices to train on"):
         gather_scenes(source, SPEC, teacher, count=1, holdout=Holdout(4, 28), seed=0)
+
+
+def test_labels_teach_without_the_original(tmp_path):
+    """LUNA16 has its own truth: masks grown from its annotations, so no threshold is moved either."""
+    write_luna16(tmp_path, scans=3, seed=6, shape=(16, 96, 96), spacing_mm=(3.0, 3.5, 3.5))
+    spec = nodule_segmentation_spec(96, 96).input
+    model = answering_unet(WIDTHS)
+    example = np.random.default_rng(0).uniform(-1000, 1000, (1, 7, 96, 96)).astype(np.float32)
+    own = find_teacher(model, "probability", example)
+    scenes = gather_scenes(describe_data(tmp_path), spec, own, count=1, holdout=None, seed=0)
+    assert scenes.labelled and all(scene.known.all() and scene.mask.any() for scene in scenes.all)
+    assert not any(len(scene.marked) for scene in scenes.all)
+    learnt = recover(model, "probability", [example], own, scenes, spec, epochs=30, threshold=0.0, seed=0)
+    assert learnt.last < 0.8 * learnt.first and learnt.shift == 0
+    assert learnt.describe().endswith("logits +0.00")
 
 
 def test_a_network_that_tells_everything_apart_by_nothing_cannot_teach():
