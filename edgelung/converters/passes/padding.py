@@ -1,10 +1,10 @@
-"""What stands in the way of folding a BatchNorm forward is changed, for a network that is trained with the change.
+"""What stands in the way of folding a BatchNorm forward is changed, for a network that is trained afterwards.
 
 A BatchNorm behind a ReLU is folded into the convolution after it, but where that convolution pads with zeros, the
 folded network pads what comes *before* the BatchNorm, and there a zero means the shift: the two differ in a ring at the
 border. A transposed convolution adds another multiple of the shift to each phase of its outputs, and a bias can only
 add the same to all. So here convolutions pad with the shift, and transposed ones add the mean over the phases. From
-there folding is exact.
+there folding is exact, and ``border="shifts"`` is proven against this network.
 """
 
 from __future__ import annotations

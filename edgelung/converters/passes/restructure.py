@@ -96,8 +96,8 @@ def restructure(
         probe: (N, C, height, width) input in the unit of the network (HU, say) on which the result is compared with
             the original in float64. For ``border="interior"`` wider than twice the reach of the network.
         border: ``exact``, or ``interior``: a ring at the border is wrong until training has mended it; or ``shifts``:
-            every BatchNorm goes, from a network that was trained with :func:`pad_with_shifts`, and is proven against
-            that.
+            every BatchNorm goes; what is left is another network in a ring at the border, to be trained as it is: that
+            of :func:`pad_with_shifts`, and proven against it.
         room: Channel blocks of the target; constant channels are then added only where they cost nothing. None adds
             them wherever they are needed.
         otherwise: What becomes of the rest: a depthwise 1x1 ``convolution``, so that no BatchNorm is left, or
