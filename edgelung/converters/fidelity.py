@@ -42,6 +42,7 @@ TRUTH = "inserted nodules"
 LOST_RECALL, MORE_FALSE = 0.1, 1.5
 LEAST_FALSE = 50  # pixels a slab: a few more than next to none are no failure
 NOTHING_MARKED = "choose slices with nodules: --data and --holdout, or another --seed"
+NOTHING_LEARNT = "train it longer (--preset, --epochs), prune less, or give CTs with --data"
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def measure_fidelity(
     both, marked, answered = (int(np.count_nonzero(mask)) for mask in (ours & theirs, ours, theirs))
     if not marked:
         if limits.dice is not None:
-            raise VerificationError("pixels that the original marks (at least)", 0, 1, hint=NOTHING_MARKED)
+            hint = NOTHING_LEARNT if against == RETRAINED else NOTHING_MARKED
+            raise VerificationError(f"pixels that the {against} marks (at least)", 0, 1, hint=hint)
         return tuple(rows)
     shares = (
         ("mask recall", both / marked, limits.recall),

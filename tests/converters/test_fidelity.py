@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from edgelung.converters.fidelity import LIMITS, measure_fidelity, require_fidelity, to_probability
+from edgelung.converters.fidelity import LIMITS, RETRAINED, measure_fidelity, require_fidelity, to_probability
 from edgelung.errors import ConversionError, VerificationError
 
 DATA = "made-up slabs"
@@ -87,8 +87,10 @@ def test_wrong_networks_miss_a_limit(case, precision):
 
 def test_an_empty_mask_proves_nothing_where_the_mask_has_a_limit():
     faint = [0.4 * p for p in originals()]
-    with pytest.raises(VerificationError, match=r"pixels that the original marks.*--holdout"):
+    with pytest.raises(VerificationError, match=r"pixels that the original network.*marks.*--holdout"):
         measure_fidelity(faint, faint, 0.5, LIMITS["int8"], DATA)
+    with pytest.raises(VerificationError, match=r"pixels that the retrained network.*marks.*--epochs"):
+        measure_fidelity(faint, faint, 0.5, LIMITS["int8"], DATA, against=RETRAINED)
     rows = measure_fidelity(faint, faint, 0.5, LIMITS["fp32"], DATA)
     assert "mask Dice" not in values(rows)
 
