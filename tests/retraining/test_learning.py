@@ -49,9 +49,10 @@ def test_crops_are_as_large_as_the_network_has_to_see(teacher):
 def test_the_distance_is_nothing_for_the_teacher_and_grows_with_a_shift(teacher, scene):
     batch = next(iter(CropStream([scene], SPEC, crop=teacher.crop, batch=2, seed=1)))
     loss = DistillationLoss(teacher.network, teacher.temperature)
-    own = loss(teacher.network, batch)
-    near = loss(lambda inputs: teacher.network(inputs) + 0.1 * teacher.temperature, batch)
-    far = loss(lambda inputs: teacher.network(inputs) + teacher.temperature, batch)
+    with torch.no_grad():
+        own = loss(teacher.network, batch)
+        near = loss(lambda inputs: teacher.network(inputs) + 0.1 * teacher.temperature, batch)
+        far = loss(lambda inputs: teacher.network(inputs) + teacher.temperature, batch)
     assert float(own) < 1e-5 < float(near) < float(far)
 
 
