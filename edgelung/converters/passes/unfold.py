@@ -20,7 +20,7 @@ from edgelung.errors import ConversionError, VerificationError
 __all__ = ["unfold"]
 
 STAGE = "weights"
-LIMIT = 1e-5  # relative, as for what restructuring stores; rounding gave up to 4e-7
+LIMIT = 1e-5  # relative, as for what restructuring stores in float32
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
