@@ -23,6 +23,7 @@ DOORS = {
         "LayerEstimate",
         "LayerRecord",
         "SliceLatency",
+        "describe_processor",
         "detect_board",
         "estimate",
         "get_board",

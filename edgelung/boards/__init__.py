@@ -3,12 +3,14 @@
 from edgelung.boards.detection import detect_board
 from edgelung.boards.estimate import LatencyEstimate, LayerEstimate, SliceLatency, estimate
 from edgelung.boards.layers import LayerRecord
+from edgelung.boards.processor import describe_processor
 from edgelung.boards.profiles import BOARDS, BoardProfile, get_board
 
 __all__ = [
     # boards
     "BOARDS",
     "BoardProfile",
+    "describe_processor",
     "detect_board",
     "get_board",
     # latency estimates

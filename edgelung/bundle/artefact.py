@@ -14,6 +14,7 @@ ANY_PLATFORM = "any"
 
 _SEGMENT = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _FILE = re.compile(rf"{_SEGMENT}(/{_SEGMENT}){{0,3}}")
+_PROCESSOR = re.compile(r"[A-Za-z0-9_:. -]{1,200}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -133,6 +134,8 @@ class Artefact(FileRecord):
         fidelity: What verification measured.
         verified: Whether every fidelity row kept its limit; False only when the user asked to keep the bundle anyway.
         layer_table: JSON file with one record per compiled layer; what estimates are made from.
+        processor: What verification ran on, with its instruction sets; for an .rknn, what the simulator ran on. None
+            in bundles of before this was kept.
     """
 
     target: str
@@ -147,6 +150,7 @@ class Artefact(FileRecord):
     fidelity: tuple[FidelityRow, ...] = ()
     verified: bool = True
     layer_table: FileRecord | None = None
+    processor: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -156,6 +160,8 @@ class Artefact(FileRecord):
             raise ValueError("an artefact names its platforms")
         if self.golden_tolerance <= 0:
             raise ValueError("golden_tolerance must be positive")
+        if self.processor is not None and not _PROCESSOR.fullmatch(self.processor):
+            raise ValueError("processor must be one short line of plain words")
 
     def runs_on(self, platform: str | None) -> bool:
         """Whether it is made for this SoC family (None: no NPU)."""

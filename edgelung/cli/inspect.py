@@ -76,6 +76,8 @@ def inspect(bundle: Path, only_recipe: bool, as_json: bool) -> None:
     ]
     if fidelity:
         click.echo("\n" + format_table(("network", "target", "against the original", "value", "limit", "on"), fidelity))
+    for processor in sorted({item["processor"] for item in description["artefacts"] if item.get("processor")}):
+        click.echo(f"\nverified on {processor}")
     if recipe is not None:
         click.echo("\nrecipe" + "".join(f"\n    {line}" for line in recipe.splitlines()))
     for item in description["artefacts"]:

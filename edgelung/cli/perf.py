@@ -97,6 +97,7 @@ def _show_report(report: PerfReport) -> None:
         f"\n{report.frames_per_second:.2f} frames per second, {report.slices_per_run} per run, "
         f"on {report.board} with {report.backend} (source: {report.source})"
     )
+    click.echo(f"processor {report.processor}")
     click.echo(f"golden output reproduced within {report.golden_max_abs:.2g}")
     click.echo(
         f"peak memory {report.peak_memory_mib:.0f} MiB, "

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from edgelung._codec import to_json
+from edgelung.boards import describe_processor
 from edgelung.bundle import Artefact, BundleWriter, FidelityRow, LayerCounts
 from edgelung.converters.fidelity import require_fidelity
 from edgelung.converters.recipe import HOST, Recipe
@@ -23,6 +25,7 @@ from edgelung.converters.stages import Answers, check_artefact, run_on_host
 from edgelung.converters.targets.onnx_int8 import quantise_onnx
 from edgelung.converters.targets.onnxruntime import OnnxFile
 from edgelung.converters.targets.rknn import build_rknn, count_layers, estimate_latency
+from edgelung.converters.targets.unsigned import write_unsigned
 from edgelung.converters.toolkit import ToolkitEnvironment
 
 __all__ = ["ArtefactMaker"]
@@ -67,7 +70,9 @@ class ArtefactMaker:
         name = self._name("onnxruntime", precision, "onnx")
         path = self.writer.stage_file(name)
         file = self.graph
-        if precision == "int8" and not trained:
+        if trained:
+            file = write_unsigned(onnx.load(self.graph.path), path)
+        elif precision == "int8":
             file = quantise_onnx(self.graph.path, self.record.spec.input.tensor.name, self.slabs.fit, path)
         else:
             shutil.copyfile(self.graph.path, path)
@@ -89,6 +94,7 @@ class ArtefactMaker:
             latency=latency,
             fidelity=rows,
             verified=all(row.kept for row in rows),
+            processor=describe_processor(),
         )
 
     def npu(
@@ -139,6 +145,7 @@ class ArtefactMaker:
                     fidelity=rows,
                     verified=all(row.kept for row in rows),
                     layer_table=self.writer.add_staged(table),
+                    processor=describe_processor(),
                 )
             )
         versions = ", ".join(f"{name} {number}" for name, number in build.versions.items())

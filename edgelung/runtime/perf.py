@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgelung.boards import detect_board
+from edgelung.boards import describe_processor, detect_board
 from edgelung.errors import InputError
 from edgelung.runtime.memory import resident_mib
 from edgelung.runtime.pipeline import CTPipeline
@@ -29,6 +29,7 @@ class PerfReport:
     Attributes:
         source: ``measured`` on a board, ``host`` on any other machine.
         board: The machine, as a board profile names it.
+        processor: Architecture and instruction sets, which decide how fast integers are.
         backend: The engine.
         stages: Stage -> milliseconds per output slice; ``frame`` is a slice's whole way through the others.
         slices_per_run: Output slices of one call of the engine, among which its time is shared.
@@ -40,6 +41,7 @@ class PerfReport:
 
     source: Literal["measured", "host"]
     board: str
+    processor: str
     backend: str
     stages: Mapping[str, StageTime]
     slices_per_run: int
@@ -98,6 +100,7 @@ def measure_latency(
         return PerfReport(
             source="host" if board.platform is None else "measured",
             board=board.name if board.platform else "this host's CPU",
+            processor=describe_processor(),
             backend=pipeline.backend,
             stages=stages,
             slices_per_run=pipeline.slices_per_run,

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from edgelung.converters.targets._onnx_file import OnnxFile, parse, write
+from edgelung.converters.targets._onnx_file import OnnxFile, parse
+from edgelung.converters.targets.unsigned import write_unsigned
 from edgelung.errors import ConversionError
 
 __all__ = ["quantise_onnx"]
@@ -31,6 +32,8 @@ def quantise_onnx(
     source: Path, input_name: str, fit: Sequence[Array], target: Path, *, only: Sequence[str] = ()
 ) -> OnnxFile:
     """Quantise a float ONNX file to int8: weights per channel, activations with one range from their extremes.
+
+    The 8-bit numbers are stored unsigned, so that the file computes the same on every processor.
 
     Args:
         source: Float ONNX file.
@@ -66,4 +69,4 @@ def quantise_onnx(
         raw.unlink(missing_ok=True)
     if model is None:
         raise ConversionError(STAGE, "onnxruntime wrote an ONNX file that cannot be read back")
-    return write(model, target)
+    return write_unsigned(model, target)
