@@ -35,6 +35,7 @@ CONVERTER_ROOMS = (
     ("edgelung.converters.recipe",),
     ("edgelung.converters.record",),
     ("edgelung.converters.fidelity",),
+    ("edgelung.converters.tiling",),
     ("edgelung.converters.verify",),
     ("edgelung.converters.retraining",),
     ("edgelung.converters.quantisation",),

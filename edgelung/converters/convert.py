@@ -27,6 +27,7 @@ from edgelung.bundle import (
 )
 from edgelung.converters.artefacts import ArtefactMaker
 from edgelung.converters.loading import load_network
+from edgelung.converters.passes import threshold_to_logit
 from edgelung.converters.pruning import GroupSensitivity, LayerCut
 from edgelung.converters.recipe import Recipe
 from edgelung.converters.recipe_file import write_recipe
@@ -34,6 +35,7 @@ from edgelung.converters.record import ConversionRecord
 from edgelung.converters.retrain import RetrainedRecord, identify_slabs, retrain
 from edgelung.converters.slabs import Slabs, gather_slabs
 from edgelung.converters.stages import Answers, answer_with_original, export, restructure_network
+from edgelung.converters.tiling import measure_tiling, require_tiling
 from edgelung.converters.toolkit import DEFAULT_VERSION, find
 from edgelung.converters.workspace import open_workspace
 
@@ -96,6 +98,7 @@ def convert(
             remark(f"data: {slabs.data_words}")
         if slabs.fitted is not None and slabs.fitted.provenance.is_phantom:
             remark(PHANTOMS_ONLY)
+        record = _check_tiles(record, slabs, remark)
         trained: RetrainedRecord | None = None
         with ExitStack() as stack:
             if recipe.retrains:
@@ -131,6 +134,18 @@ def convert(
 
 def _counted(tick: Callable[[str], None] | None) -> Callable[[int, int], None] | None:
     return None if tick is None else lambda done, total: tick(f"slabs {done}/{total}")
+
+
+def _check_tiles(record: ConversionRecord, slabs: Slabs, remark: Callable[[str], None]) -> ConversionRecord:
+    """Measure whether tiles get the answer of the whole slice, and refuse a spec that allows them where they do not."""
+    threshold = record.spec.thresholds.mask_probability
+    if record.reference_quantity == "logit":
+        threshold = threshold_to_logit(threshold)
+    network = record.spec.input
+    found = measure_tiling(record.reference, network, slabs.golden, threshold)
+    require_tiling(found, network.in_plane, network.tensor.plane)
+    remark(f"tiles: {found.describe()}")
+    return record.after("tiles", found.describe())
 
 
 def _add_golden(writer: BundleWriter, record: ConversionRecord, slabs: Slabs, answers: Answers, seed: int) -> Golden:

@@ -77,7 +77,7 @@ def test_the_manifest_tells_where_the_network_came_from_and_nothing_else(bundle,
         "offset": 0.0,
         "normalisation_in_graph": True,
     }
-    assert [stage["stage"] for stage in manifest["provenance"]["stages"]] == ["read", "onnx"]
+    assert [stage["stage"] for stage in manifest["provenance"]["stages"]] == ["read", "tiles", "onnx"]
     assert {row["metric"] for row in network["artefacts"][0]["fidelity"]} == {
         "largest difference",
         "mean difference",
@@ -115,7 +115,7 @@ def test_int8_for_onnxruntime_is_restructured_fitted_to_phantoms_and_verified(ch
     assert manifest.networks["unet-luna"].output.quantity == "logit"
     calibration = manifest.provenance.calibration
     assert (calibration.kind, calibration.slabs, calibration.holdout) == ("phantom", 2, None)
-    assert [stage.stage for stage in manifest.provenance.stages] == ["read", "restructure", "onnx"]
+    assert [stage.stage for stage in manifest.provenance.stages] == ["read", "tiles", "restructure", "onnx"]
 
 
 def test_an_artefact_below_its_limits_is_refused_or_kept_and_marked(checkpoint, tmp_path, monkeypatch):
@@ -139,7 +139,7 @@ def test_held_out_slices_are_verified_on_and_recorded(checkpoint, tmp_path):
     recipe = Recipe(checkpoint, tmp_path / "q.bundle", data=series, holdout=(12, 24), keep_failing=True, **options)
     notes = []
     result = convert(recipe, note=notes.append)
-    assert notes == ["data: one CT series"]
+    assert notes[0] == "data: one CT series" and notes[1].startswith("tiles: mask Dice 1.0000")
     (artefact,) = result.artefacts
     assert {row.data for row in artefact.fidelity} == {"held-out slabs"}
     assert {row.samples for row in artefact.fidelity} == {3}

@@ -44,7 +44,7 @@ def converted(recipe):
 
 def test_a_pruned_int8_bundle_says_what_was_done(converted):
     stages = {stage.stage: stage.summary for stage in converted.manifest.provenance.stages}
-    assert list(stages) == ["read", "prune", "restructure", "recover", "qat", "onnx"]
+    assert list(stages) == ["read", "tiles", "prune", "restructure", "recover", "qat", "onnx"]
     assert "least squares" in stages["prune"] and "phantoms" in stages["recover"]
     assert {cut.channels_out for cut in converted.layers} >= {(4, 2), (8, 4)}
     (artefact,) = converted.artefacts
