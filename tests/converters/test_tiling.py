@@ -45,7 +45,7 @@ class Excitation(nn.Module):
         self.weights = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv(4, 4, 1), nn.Sigmoid())
 
     def forward(self, x):
-        return x * self.weights(x)
+        return x * self.weights(100 * x)  # 100: strongly, as trained ones do
 
 
 class Attention(nn.Module):
