@@ -8,13 +8,14 @@ stream of another size, depth or kind never reaches the decoder. Sources: ITU-T 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-__all__ = ["Codestream", "describe_jpeg", "describe_jpeg2000", "describe_rle", "is_complete_jpeg"]
+__all__ = ["Codestream", "complete_jpeg", "describe_jpeg", "describe_jpeg2000", "describe_rle"]
 
 BASELINE, EXTENDED, LOSSLESS, JPEG_LS = 0xC0, 0xC1, 0xC3, 0xF7  # start-of-frame markers
 FRAME_MARKERS = {*range(0xC0, 0xD0), JPEG_LS} - {0xC4, 0xC8, 0xCC}  # those three are tables and a reserved code
+LS_PARAMETERS, LS_THRESHOLDS = 0xF8, 1  # other JPEG-LS parameters are colour tables and another, larger size
 WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 SIZ = b"\xff\x4f\xff\x51"  # start of a JPEG 2000 codestream; a JP2 file has boxes before it
@@ -45,42 +46,58 @@ def describe_jpeg(*markers: int) -> Callable[[bytes], Codestream]:
     """A function that describes JPEG and JPEG-LS streams of the kinds in ``markers``; ValueError for others."""
 
     def describe(frame: bytes) -> Codestream:
-        marker, body = _start_of_frame(frame)
-        if marker not in markers:
-            raise ValueError(f"the frame is JPEG of another kind (marker FF{marker:02X})")
-        precision, rows, columns, components = struct.unpack_from(">BHHB", body)
+        found = None
+        for marker, start, end in _segments(frame):
+            if marker == LS_PARAMETERS and frame[start + 4 : start + 5] != bytes([LS_THRESHOLDS]):
+                raise ValueError("the frame has JPEG-LS parameters that no CT needs")
+            if marker in FRAME_MARKERS:
+                found = marker, frame[start + 4 : end]
+        if found is None or len(found[1]) < 6:
+            raise ValueError("the frame has no JPEG frame header")
+        if found[0] not in markers:
+            raise ValueError(f"the frame is JPEG of another kind (marker FF{found[0]:02X})")
+        precision, rows, columns, components = struct.unpack_from(">BHHB", found[1])
         return Codestream(rows, columns, components, precision)
 
     return describe
 
 
-def _start_of_frame(frame: bytes) -> tuple[int, bytes]:
-    """The start-of-frame marker of a JPEG stream and the segment after its length."""
+def _segments(frame: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of every segment before the first scan.
+
+    Raises:
+        ValueError: No JPEG, or no scan.
+    """
     if frame[:2] != b"\xff\xd8":
         raise ValueError("the frame does not begin like JPEG")
     at = 2
-    while at + 4 <= len(frame):
-        if frame[at] != 0xFF:
-            break
+    while at + 4 <= len(frame) and frame[at] == 0xFF:
         marker = frame[at + 1]
         if marker == 0xFF or marker in WITHOUT_LENGTH:
             at += 1 if marker == 0xFF else 2
             continue
-        length = int.from_bytes(frame[at + 2 : at + 4], "big")
-        if marker in (START_OF_SCAN, END_OF_IMAGE) or length < 2:
+        if marker == START_OF_SCAN:
+            return
+        end = at + 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+        if marker == END_OF_IMAGE or end < at + 4:
             break
-        if marker in FRAME_MARKERS:
-            body = frame[at + 4 : at + 2 + length]
-            if len(body) < 6:
-                break
-            return marker, body
-        at += 2 + length
-    raise ValueError("the frame has no JPEG frame header")
+        yield marker, at, end
+        at = end
+    raise ValueError("the frame has no JPEG scan")
 
 
-def is_complete_jpeg(frame: bytes) -> bool:
-    """Whether a JPEG stream has its end mark; the decoder fills what is missing of a lossless frame without a word."""
-    return frame.rstrip(b"\0\xff").endswith(bytes([0xFF, END_OF_IMAGE]))
+def complete_jpeg(frame: bytes) -> bytes:
+    """A JPEG or JPEG-LS stream up to its end mark.
+
+    libjpeg fills what is missing of a frame without a word, and CharLS 2.4 searches for it for seconds.
+
+    Raises:
+        ValueError: It has no end mark.
+    """
+    frame = frame.rstrip(b"\0\xff")
+    if frame[-1:] != bytes([END_OF_IMAGE]):
+        raise ValueError("the frame is cut short")
+    return frame
 
 
 def describe_jpeg2000(frame: bytes) -> Codestream:
