@@ -244,3 +244,58 @@ def chest(count=3, size=(40, 48), dtype="u2", seed=0):
     z, y, x = np.mgrid[:count, : size[0], : size[1]]
     values = 1500 + 900 * np.sin(x / 9 + z) * np.cos(y / 7) + rng.normal(0, 40, z.shape)
     return (values - (1600 if np.dtype(dtype).kind == "i" else 0)).round().astype(dtype)
+
+
+ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
+MACROS = {  # functional group: keywords of a single-frame slice that it takes
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope", "RescaleType"),
+    "CTReconstructionSequence": ("ConvolutionKernel", "ReconstructionDiameter"),
+    "CTXRayDetailsSequence": ("KVP",),
+    "CTImageFrameTypeSequence": ("FrameType",),
+    "FrameContentSequence": ("StackID", "TemporalPositionIndex", "FrameAcquisitionNumber", "FrameAcquisitionDateTime"),
+    "CardiacSynchronizationSequence": ("NominalPercentageOfCardiacPhase",),
+    "CTAcquisitionDetailsSequence": ("GantryDetectorTilt",),
+}
+PER_FRAME = ("PlanePositionSequence", "FrameContentSequence")
+
+
+def enhanced(stored, positions=None, direction=AXIAL_XYZ, step=2.5, per_frame=PER_FRAME, edit=None, **changes):
+    """One multi-frame CT. ``edit``: (index, values of a frame) -> None; ``per_frame``: groups not shared."""
+    ds = dicom_slice(stored[0], (0, 0, 0), direction, SOPClassUID=ENHANCED_CT)
+    ds.file_meta.MediaStorageSOPClassUID = ENHANCED_CT
+    values = {element.keyword: element.value for element in ds}
+    values["RescaleType"] = "HU"
+    macros = {keyword: group for group, keywords in MACROS.items() for keyword in keywords}
+    for keyword in macros:
+        if keyword in ds:
+            del ds[keyword]
+    shared, frames = Dataset(), []
+    for index in range(len(stored)):
+        place = np.array([-120.0, -90.0, -300.0]) + index * step * direction[:, 2]
+        own = dict(values, ImagePositionPatient=[float(f"{v:.8g}") for v in place], StackID="1")
+        if positions is not None:
+            own["ImagePositionPatient"] = list(positions[index])
+        if edit:
+            edit(index, own)
+        frame = Dataset()
+        for keyword, group in macros.items():
+            if own.get(keyword) is None:
+                continue
+            target = frame if group in per_frame else shared
+            if group not in target:
+                setattr(target, group, [Dataset()])
+            setattr(target[group].value[0], keyword, own[keyword])
+        frames.append(frame)
+    ds.SharedFunctionalGroupsSequence = [shared]
+    ds.PerFrameFunctionalGroupsSequence = frames
+    ds.NumberOfFrames = len(stored)
+    ds.PixelData = stored.tobytes()
+    for keyword, value in changes.items():
+        if value is None:
+            del ds[keyword]
+        else:
+            setattr(ds, keyword, value)
+    return ds

@@ -14,7 +14,7 @@ from edgelung.runtime.readers._limits import shown
 from edgelung.runtime.readers._part10 import Part10
 from edgelung.runtime.readers._slice_header import KEYWORDS, SliceHeader, number_of_frames, parse_slice, text
 
-__all__ = ["FILE_KEYWORDS", "is_localizer", "slices_of"]
+__all__ = ["FILE_KEYWORDS", "is_localizer", "is_multi_frame", "slices_of"]
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 MULTI_FRAME_CT = (CT_IMAGE + ".1", CT_IMAGE + ".2")  # Enhanced CT, Legacy Converted Enhanced CT
@@ -97,6 +97,11 @@ def _only(sequence: Any, keyword: str) -> Any:
 def is_localizer(part: Part10) -> bool:
     """Whether a file is a localizer (scout, topogram): an overview, not a slice."""
     return "LOCALIZER" in text(part.dataset, "ImageType", part.path).upper()
+
+
+def is_multi_frame(part: Part10) -> bool:
+    """Whether a file is an enhanced multi-frame CT, of one frame or many."""
+    return text(part.dataset, "SOPClassUID", part.path) in MULTI_FRAME_CT
 
 
 def slices_of(part: Part10) -> list[SliceHeader]:

@@ -55,7 +55,8 @@ SCAN_KEYWORDS = (
     *(IMAGE_TYPE, *SAME_TEXT, *SAME_NUMBER, *SAME_BUT_SECRET, *IN_RUNS, *IN_RUNS_BUT_SECRET, *TIMES, *MILLISECONDS),
 )
 NEAR = 0.01  # relative: 0.62 and 0.625 mm are one thickness
-PAUSE = 1.0  # shortest pause between two scans, in the unit of the field (seconds; 1 ms for trigger times)
+PAUSE_SECONDS = 3.0  # shortest pause between scans: clocks count whole seconds, and images are made in bursts
+PAUSE_MILLISECONDS = 50.0  # shortest distance of two phases of a heartbeat; beats themselves differ by some 20
 MAX_TEXT = 64
 
 
@@ -100,7 +101,8 @@ def check_one_scan(scans: Sequence[Mapping[str, str]], source: object) -> None:
     for keyword in IN_RUNS_BUT_SECRET:
         _check_runs(keyword, [scan.get(keyword, "") for scan in scans], source, secret=True)
     for keyword in (*TIMES, *MILLISECONDS):
-        groups = _groups([_seconds(keyword, scan.get(keyword, "")) for scan in scans])
+        pause = PAUSE_MILLISECONDS if keyword in MILLISECONDS else PAUSE_SECONDS
+        groups = _groups([_time(keyword, scan.get(keyword, "")) for scan in scans], pause)
         _check_runs(keyword, groups, source, secret=True)
 
 
@@ -148,7 +150,7 @@ def _rounded(values: Sequence[str]) -> list[str]:
     return [names.get(value, value) for value in values]
 
 
-def _seconds(keyword: str, text: str) -> float:
+def _time(keyword: str, text: str) -> float:
     """A DICOM time (PS3.5 table 6.2-1) in seconds, a trigger time in milliseconds; not a number without."""
     text = text.replace(":", "")
     if not text:
@@ -165,15 +167,20 @@ def _seconds(keyword: str, text: str) -> float:
     return day * 86400 + hours * 3600 + minutes * 60 + rest
 
 
-def _groups(times: Sequence[float]) -> list[str]:
-    """Which group of times each slice belongs to; one group unless pauses between groups are longer than each group.
+def _groups(times: Sequence[float], least: float) -> list[str]:
+    """Number, as text, of the group of times that each slice belongs to.
 
-    Groups of a single slice prove nothing, as one slice may have been made again.
+    One group, unless pauses between groups are longer than each group. Groups of a single slice prove nothing, as one
+    slice may have been made again.
+
+    Args:
+        times: One for each slice, in the order of their positions.
+        least: The shortest pause that counts.
     """
     ordered = sorted(times)
     gaps = [after - before for before, after in itertools.pairwise(ordered)]
     pause = max(gaps, default=0.0) / 2
-    if not pause * 2 >= PAUSE or not all(map(math.isfinite, times)):
+    if not 2 * pause >= least or not all(map(math.isfinite, times)):
         return ["" for _ in times]
     starts = [ordered[0], *(after for after, gap in zip(ordered[1:], gaps, strict=True) if gap > pause)]
     groups = [bisect.bisect_right(starts, time) for time in times]

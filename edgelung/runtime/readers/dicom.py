@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from edgelung.errors import InputError
 from edgelung.runtime.readers._decoders import check_decodable, decode, is_native
-from edgelung.runtime.readers._frames import FILE_KEYWORDS, is_localizer, slices_of
+from edgelung.runtime.readers._frames import FILE_KEYWORDS, is_localizer, is_multi_frame, slices_of
 from edgelung.runtime.readers._limits import checked_volume
 from edgelung.runtime.readers._part10 import Part10, read_part10
 from edgelung.runtime.readers._pixel_data import Spans, find_frames, read_frames
@@ -94,6 +94,7 @@ def read_dicom(source: Path, files: Sequence[Path]) -> CtVolume:
             raise InputError(problem, source=source, hint="give the folder that holds the slices")
         _check_no_localizer(parts, source)
         _check_one_series(parts, source)
+        _check_one_kind(parts, source)
         _check_concatenation(parts, source)
         slices = [slices_of(part) for part in parts]
         stack = stack_slices(list(itertools.chain(*slices)), source)
@@ -160,6 +161,14 @@ def _check_concatenation(parts: Sequence[Part10], source: Path) -> None:
         if uid != "None" and total > counts[uid]:
             problem = f"the image was split into {total} files, {counts[uid]} of them are here"
             raise InputError(problem, source=source, field=field, hint="copy or export the whole series again")
+
+
+def _check_one_kind(parts: Sequence[Part10], source: Path) -> None:
+    kinds = Counter(is_multi_frame(part) for part in parts)
+    if len(kinds) > 1:
+        problem = f"{kinds[False]} single-slice and {kinds[True]} multi-frame files lie in one folder"
+        hint = "put each kind in a folder of its own: they may hold the same scan twice"
+        raise InputError(problem, source=source, field="NumberOfFrames", hint=hint)
 
 
 def _slice_file(pydicom: ModuleType, part: Part10, slices: Sequence[SliceHeader]) -> SliceFile:
