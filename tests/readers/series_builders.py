@@ -222,11 +222,15 @@ ENCODERS = {  # name: (transfer syntax, whether values stay exact, encoder of st
     "JPEG-LS, near 2": (JPEG + "81", False, lambda stored, bits: imagecodecs.jpegls_encode(_unsigned(stored), 2)),
     "JPEG 2000": (JPEG + "90", True, _jpeg2000()),
     "JPEG 2000, lossy": (JPEG + "91", False, _jpeg2000(60)),
-    "HTJ2K": (JPEG + "201", True, lambda stored, bits: imagecodecs.htj2k_encode(stored, reversible=True)),
-    "HTJ2K, RPCL": (JPEG + "202", True, lambda stored, bits: imagecodecs.htj2k_encode(stored, reversible=True)),
-    "HTJ2K, lossy": (JPEG + "203", False, lambda stored, bits: imagecodecs.htj2k_encode(stored, reversible=False)),
     "JPEG extended": (JPEG + "51", False, lambda stored, bits: imagecodecs.jpeg8_encode(stored, 98, bitspersample=12)),
 }
+
+if hasattr(imagecodecs, "htj2k_encode"):  # not in the last imagecodecs for Python 3.10, which decodes it all the same
+    ENCODERS |= {
+        "HTJ2K": (JPEG + "201", True, lambda stored, bits: imagecodecs.htj2k_encode(stored, reversible=True)),
+        "HTJ2K, RPCL": (JPEG + "202", True, lambda stored, bits: imagecodecs.htj2k_encode(stored, reversible=True)),
+        "HTJ2K, lossy": (JPEG + "203", False, lambda stored, bits: imagecodecs.htj2k_encode(stored, reversible=False)),
+    }
 
 
 def compress(ds, frames, syntax, *, fragments=1, offsets=True):

@@ -48,6 +48,8 @@ ALTERNATING = [
     ("ConvolutionKernel", ["B30f", "B70f"]),
     ("ConvolutionKernel", [["B30f", "1"], ["B30f", "3"]]),
     ("ConvolutionKernel", ["LUNG", None]),
+    ("ConvolutionKernel", [SECRETS[0] + "^NAME", "B30f"]),  # a damaged header
+    ("ConvolutionKernel", [SECRETS[1], "B30f"]),
     ("ImageType", [AXIAL, ["DERIVED", "SECONDARY", "AXIAL"]]),
     ("ImageType", [[*AXIAL, "CT_SOM5 SPI"], [*AXIAL, "CT_SOM5 SPI", "DET_B"]]),
     ("ImageType", [["ORIGINAL", "PRIMARY", "AXIAL"], ["ORIGINAL", "PRIMARY", "REFORMATTED"]]),

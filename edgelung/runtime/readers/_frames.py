@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgelung.errors import InputError
-from edgelung.runtime.readers._limits import shown
+from edgelung.runtime.readers._limits import shown_code
 from edgelung.runtime.readers._part10 import Part10
 from edgelung.runtime.readers._slice_header import KEYWORDS, SliceHeader, number_of_frames, parse_slice, text
 
@@ -113,7 +113,7 @@ def slices_of(part: Part10) -> list[SliceHeader]:
     dataset, path = part.dataset, part.path
     modality, sop_class = text(dataset, "Modality", path), text(dataset, "SOPClassUID", path)
     if modality != "CT" and (modality or sop_class not in (CT_IMAGE, *MULTI_FRAME_CT)):
-        problem = f"is {shown(modality)}, not CT" if modality else "is missing, and this is no CT Image Storage"
+        problem = f"is {shown_code(modality)}, not CT" if modality else "is missing, and this is no CT Image Storage"
         raise InputError(problem, source=path, field="Modality", hint="give a folder with one CT series")
     frames = number_of_frames(dataset, path)
     own, shared = (_items(part, keyword) for keyword in (PER_FRAME, SHARED))

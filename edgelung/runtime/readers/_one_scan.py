@@ -24,7 +24,7 @@ from datetime import datetime
 from typing import Any
 
 from edgelung.errors import InputError
-from edgelung.runtime.readers._limits import shown
+from edgelung.runtime.readers._limits import shown_code
 
 __all__ = ["SCAN_KEYWORDS", "check_one_scan", "scan_values"]
 
@@ -121,7 +121,7 @@ def _check_runs(keyword: str, values: Sequence[str], source: object, *, secret: 
 def _several(keyword: str, how: str, values: Sequence[str], source: object, secret: bool) -> InputError:
     counts = Counter(values).most_common()
     parts = [
-        f"{'' if secret else (shown(value) if value else 'none') + ' in '}{count} slice{'s' if count > 1 else ''}"
+        f"{'' if secret else (shown_code(value) if value else 'none') + ' in '}{count} slice{'s' if count > 1 else ''}"
         for value, count in counts[:3]
     ]
     more = f" and {len(counts) - 3} more values" if len(counts) > 3 else ""

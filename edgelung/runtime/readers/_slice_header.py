@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgelung.errors import InputError
-from edgelung.runtime.readers._limits import MAX_AXIS, shown
+from edgelung.runtime.readers._limits import MAX_AXIS, shown_code
 from edgelung.runtime.readers._one_scan import SCAN_KEYWORDS, scan_values
 
 __all__ = ["KEYWORDS", "PixelFormat", "SliceHeader", "number_of_frames", "parse_slice", "text"]
@@ -172,7 +172,7 @@ def _pixel_format(dataset: Any, path: Path) -> PixelFormat:
         raise _error(path, "SamplesPerPixel", "a CT pixel is one number")
     photometric = text(dataset, "PhotometricInterpretation", path)
     if photometric != "MONOCHROME2":
-        raise _error(path, "PhotometricInterpretation", f"is {shown(photometric)}, CT slices are MONOCHROME2")
+        raise _error(path, "PhotometricInterpretation", f"is {shown_code(photometric)}, CT slices are MONOCHROME2")
     allocated = _floats(dataset, "BitsAllocated", 1, path)[0]
     stored = _floats(dataset, "BitsStored", 1, path)[0]
     high = _floats(dataset, "HighBit", 1, path, default=(stored - 1,))[0]
