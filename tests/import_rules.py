@@ -64,6 +64,7 @@ LIBRARIES = {
     "rknn": ("edgelung.converters.toolkit.worker",),
     "rknnlite": ("edgelung.runtime.backends.rknn",),
     "pydicom": ("edgelung.runtime.readers",),
+    "imagecodecs": ("edgelung.runtime.readers",),
     "scipy": ("edgelung.calibration", "edgelung.converters"),
     "torch": ("edgelung.converters",),
     "torch_pruning": ("edgelung.converters.pruning",),

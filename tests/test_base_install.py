@@ -11,7 +11,7 @@ import pytest
 from bundle_builders import make_bundle
 
 PROJECT = Path(__file__).parents[1]
-HOST_ONLY = ("torch", "onnx", "scipy", "SimpleITK", "cv2", "pydicom", "monai")
+HOST_ONLY = ("torch", "onnx", "scipy", "SimpleITK", "cv2", "pydicom", "imagecodecs", "monai")
 
 pytestmark = pytest.mark.slow
 

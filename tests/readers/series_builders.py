@@ -4,6 +4,7 @@ import itertools
 import struct
 import warnings
 
+import imagecodecs
 import numpy as np
 import pydicom
 import SimpleITK
@@ -178,3 +179,127 @@ def itk_series(folder):
     reader = SimpleITK.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
     return reader.Execute()
+
+
+JPEG = "1.2.840.10008.1.2.4."
+
+
+def _unsigned(stored):
+    return stored.view(stored.dtype.str.replace("i", "u"))
+
+
+def _rle(stored):
+    """A DICOM RLE frame of literal runs: one segment a byte, the most significant first (DICOM PS3.5 annex G)."""
+    planes = _unsigned(stored).astype(stored.dtype.newbyteorder(">")).reshape(-1, 1).view("u1").T
+    segments = []
+    for plane in planes:
+        data = plane.tobytes()
+        runs = (data[at : at + 128] for at in range(0, len(data), 128))
+        segment = b"".join(bytes([len(run) - 1]) + run for run in runs)
+        segments.append(segment + b"\0" * (len(segment) % 2))
+    offsets = list(itertools.accumulate((len(segment) for segment in segments[:-1]), initial=64))
+    return struct.pack("<16L", len(segments), *offsets, *[0] * (15 - len(segments))) + b"".join(segments)
+
+
+def _jpeg_lossless(predictor=1):
+    return lambda stored, bits: imagecodecs.jpeg8_encode(
+        _unsigned(stored), lossless=True, predictor=predictor, bitspersample=8 * stored.dtype.itemsize
+    )
+
+
+def _jpeg2000(level=0):
+    return lambda stored, bits: imagecodecs.jpeg2k_encode(
+        stored, level=level, codecformat="j2k", reversible=level == 0, bitspersample=bits
+    )
+
+
+ENCODERS = {  # name: (transfer syntax, whether values stay exact, encoder of stored values with their bits)
+    "RLE": ("1.2.840.10008.1.2.5", True, lambda stored, bits: _rle(stored)),
+    "JPEG lossless, process 14": (JPEG + "57", True, _jpeg_lossless(6)),
+    "JPEG lossless, process 14, predictor 4": (JPEG + "57", True, _jpeg_lossless(4)),
+    "JPEG lossless, first order": (JPEG + "70", True, _jpeg_lossless(1)),
+    "JPEG-LS": (JPEG + "80", True, lambda stored, bits: imagecodecs.jpegls_encode(_unsigned(stored))),
+    "JPEG-LS, near 2": (JPEG + "81", False, lambda stored, bits: imagecodecs.jpegls_encode(_unsigned(stored), 2)),
+    "JPEG 2000": (JPEG + "90", True, _jpeg2000()),
+    "JPEG 2000, lossy": (JPEG + "91", False, _jpeg2000(60)),
+    "JPEG extended": (JPEG + "51", False, lambda stored, bits: imagecodecs.jpeg8_encode(stored, 98, bitspersample=12)),
+}
+
+if hasattr(imagecodecs, "htj2k_encode"):  # not in the last imagecodecs for Python 3.10, which decodes it all the same
+    ENCODERS |= {
+        "HTJ2K": (JPEG + "201", True, lambda stored, bits: imagecodecs.htj2k_encode(stored, reversible=True)),
+        "HTJ2K, RPCL": (JPEG + "202", True, lambda stored, bits: imagecodecs.htj2k_encode(stored, reversible=True)),
+        "HTJ2K, lossy": (JPEG + "203", False, lambda stored, bits: imagecodecs.htj2k_encode(stored, reversible=False)),
+    }
+
+
+def compress(ds, frames, syntax, *, fragments=1, offsets=True):
+    """Replace the pixels of a data set by compressed frames."""
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.PixelData = pydicom.encaps.encapsulate(frames, fragments_per_frame=fragments, has_bot=offsets)
+    ds["PixelData"].VR = "OB"
+    ds["PixelData"].is_undefined_length = True
+    return ds
+
+
+def chest(count=3, size=(40, 48), dtype="u2", seed=0):
+    """Smooth slices with noise, as compressors know them: 12-bit values, signed ones with negative numbers."""
+    rng = np.random.default_rng(seed)
+    z, y, x = np.mgrid[:count, : size[0], : size[1]]
+    values = 1500 + 900 * np.sin(x / 9 + z) * np.cos(y / 7) + rng.normal(0, 40, z.shape)
+    return (values - (1600 if np.dtype(dtype).kind == "i" else 0)).round().astype(dtype)
+
+
+ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
+MACROS = {  # functional group: keywords of a single-frame slice that it takes
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope", "RescaleType"),
+    "CTReconstructionSequence": ("ConvolutionKernel", "ReconstructionDiameter"),
+    "CTXRayDetailsSequence": ("KVP",),
+    "CTImageFrameTypeSequence": ("FrameType",),
+    "FrameContentSequence": ("StackID", "TemporalPositionIndex", "FrameAcquisitionNumber", "FrameAcquisitionDateTime"),
+    "CardiacSynchronizationSequence": ("NominalPercentageOfCardiacPhase",),
+    "CTAcquisitionDetailsSequence": ("GantryDetectorTilt",),
+}
+PER_FRAME = ("PlanePositionSequence", "FrameContentSequence")
+
+
+def enhanced(stored, positions=None, direction=AXIAL_XYZ, step=2.5, per_frame=PER_FRAME, edit=None, **changes):
+    """One multi-frame CT. ``edit``: (index, values of a frame) -> None; ``per_frame``: groups not shared."""
+    ds = dicom_slice(stored[0], (0, 0, 0), direction, SOPClassUID=ENHANCED_CT)
+    ds.file_meta.MediaStorageSOPClassUID = ENHANCED_CT
+    values = {element.keyword: element.value for element in ds}
+    values["RescaleType"] = "HU"
+    macros = {keyword: group for group, keywords in MACROS.items() for keyword in keywords}
+    for keyword in macros:
+        if keyword in ds:
+            del ds[keyword]
+    shared, frames = Dataset(), []
+    for index in range(len(stored)):
+        place = np.array([-120.0, -90.0, -300.0]) + index * step * direction[:, 2]
+        own = dict(values, ImagePositionPatient=[float(f"{v:.8g}") for v in place], StackID="1")
+        if positions is not None:
+            own["ImagePositionPatient"] = list(positions[index])
+        if edit:
+            edit(index, own)
+        frame = Dataset()
+        for keyword, group in macros.items():
+            if own.get(keyword) is None:
+                continue
+            target = frame if group in per_frame else shared
+            if group not in target:
+                setattr(target, group, [Dataset()])
+            setattr(target[group].value[0], keyword, own[keyword])
+        frames.append(frame)
+    ds.SharedFunctionalGroupsSequence = [shared]
+    ds.PerFrameFunctionalGroupsSequence = frames
+    ds.NumberOfFrames = len(stored)
+    ds.PixelData = stored.tobytes()
+    for keyword, value in changes.items():
+        if value is None:
+            del ds[keyword]
+        else:
+            setattr(ds, keyword, value)
+    return ds

@@ -7,6 +7,7 @@ first, so that a file is refused with a reason instead of exhausting a board.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "check_spacing",
     "checked_volume",
     "shown",
+    "shown_code",
 ]
 
 MAX_AXIS = 8192  # the largest CT matrix is 2048 wide, and a whole body in 0.25 mm slices has about 8000 of them
@@ -38,6 +40,12 @@ def shown(value: object) -> str:
     """A value from a file as one short, printable, quoted piece of a message."""
     text = value if isinstance(value, str) else str(value)
     return ascii(text if len(text) <= 60 else text[:60] + "...")
+
+
+def shown_code(value: str) -> str:
+    """A coded value of a DICOM field, quoted if it looks like one: in a damaged file a name may stand in its place."""
+    is_code = re.fullmatch(r"[\w .+/\\-]{1,48}", value, re.ASCII) and not re.search(r"\d{6}|\d+\.\d+\.", value)
+    return shown(value) if is_code else "something unreadable"
 
 
 def check_shape(shape: Sequence[int], *, source: object, field: str) -> tuple[int, int, int]:

@@ -1,12 +1,7 @@
-"""The 348 bytes at the start of a NIfTI-1 file, and the geometry they state.
+"""The 348 bytes at the start of a NIfTI-1 file.
 
-The fields are those of nifti1.h (https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h). NIfTI coordinates grow to
-the patient's right-to-left, posterior-to-anterior, inferior-to-superior (RAS); here they become LPS.
-
-Which of the two transforms counts follows ITK 5.4, measured with SimpleITK 2.5.7: the sform when its code is 1 (scanner
-coordinates) or when there is no qform, otherwise the qform; without either, the index axes are taken as LPS with
-the origin at 0. Unlike ITK: a sheared sform that counts is refused even if a qform could replace it, and so is one
-whose scale contradicts pixdim, where ITK would silently take pixdim.
+The fields are those of nifti1.h (https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h); the geometry that they
+state is worked out in :mod:`edgelung.runtime.readers._nifti_forms`.
 """
 
 from __future__ import annotations
@@ -15,18 +10,12 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from edgelung.errors import InputError
-from edgelung.runtime.readers._limits import check_shape, check_spacing, shown
-from edgelung.volume import Vector
+from edgelung.runtime.readers._limits import check_shape
 
-__all__ = ["HEADER_BYTES", "NiftiHeader", "geometry", "parse_header", "voxel_shape"]
+__all__ = ["HEADER_BYTES", "NiftiHeader", "parse_header", "voxel_shape"]
 
 HEADER_BYTES = 348
-UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown (read as mm, like ITK), metre, millimetre, micrometre
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 CONVERT = "write it again with SimpleITK: sitk.WriteImage(sitk.ReadImage(old), 'new.nii.gz')"
 
 
@@ -122,77 +111,3 @@ def voxel_shape(header: NiftiHeader, source: Path) -> tuple[int, int, int]:
         )
     width, height, depth = sizes[:3]
     return check_shape((depth, height, width), source=source, field="dim")
-
-
-def geometry(header: NiftiHeader, source: Path) -> tuple[Vector, Vector, npt.NDArray[np.float64]]:
-    """spacing_mm (depth, height, width), origin_mm LPS and direction, as :class:`CtVolume` has them.
-
-    Raises:
-        InputError: Units, spacing or transform that are no CT grid.
-    """
-    if header.units not in UNIT_MM:
-        problem = f"{header.units} is no unit of length"
-        raise InputError(problem, source=source, field="xyzt_units", hint="set it to 2 (millimetre)")
-    unit = UNIT_MM[header.units]
-    x_mm, y_mm, z_mm = (float(size) * unit for size in header.pixdim[1:4])
-    spacing = check_spacing((z_mm, y_mm, x_mm), source=source, field="pixdim")
-    if header.sform_code > 0 and (header.sform_code == 1 or header.qform_code <= 0):
-        srow = _finite(header.srow, "srow", source).reshape(3, 4)
-        axes, offset = _orthogonal(srow[:, :3] * unit, spacing, source), srow[:, 3] * unit
-    elif header.qform_code > 0:
-        quatern = _finite(header.quatern, "quatern", source)
-        axes, offset = _rotation(quatern[:3], source), quatern[3:] * unit
-        axes[:, 2] *= -1.0 if header.pixdim[0] < 0 else 1.0  # "qfac"
-    else:
-        axes, offset = RAS_TO_LPS.copy(), np.zeros(3)  # RAS -> LPS below makes this the identity
-    x, y, z = (RAS_TO_LPS @ offset).tolist()
-    return spacing, (x, y, z), (RAS_TO_LPS @ axes)[:, ::-1]
-
-
-def _finite(values: tuple[float, ...], field: str, source: Path) -> npt.NDArray[np.float64]:
-    array = np.array(values, dtype=np.float64)
-    if not np.isfinite(array).all():
-        raise InputError(f"holds {shown(list(values))}", source=source, field=field, hint="export the series again")
-    return array
-
-
-def _orthogonal(matrix: npt.NDArray[np.float64], spacing: Vector, source: Path) -> npt.NDArray[np.float64]:
-    """Unit columns of an affine whose scale is ``spacing`` (depth, height, width), refused when sheared."""
-    scale = np.linalg.norm(matrix, axis=0)
-    if np.abs(scale[::-1] / spacing - 1.0).max() > 1e-3:
-        raise InputError(
-            f"srow has voxels of {_size(scale[::-1])} mm, pixdim of {_size(spacing)} mm",
-            source=source,
-            field="pixdim",
-            hint="correct the one that is wrong, or export the series again",
-        )
-    axes: npt.NDArray[np.float64] = matrix / scale
-    if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3:
-        raise InputError(
-            "the axes are sheared (not at right angles)",
-            source=source,
-            field="srow",
-            hint="resample to an upright grid first, for example with SimpleITK",
-        )
-    return axes
-
-
-def _size(spacing: npt.ArrayLike) -> str:
-    return " x ".join(f"{size:.6g}" for size in np.asarray(spacing).tolist())
-
-
-def _rotation(bcd: npt.NDArray[np.float64], source: Path) -> npt.NDArray[np.float64]:
-    """The rotation of a unit quaternion with a >= 0, given b, c, d (nifti1.h, METHOD 2)."""
-    length = float(bcd @ bcd)
-    if length > 1.001:
-        problem = "b, c, d are longer than a unit quaternion"
-        raise InputError(problem, source=source, field="quatern", hint="export the series again")
-    b, c, d = (bcd / max(1.0, length**0.5)).tolist()
-    a = max(0.0, 1.0 - (b * b + c * c + d * d)) ** 0.5
-    return np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - c * c - b * b],
-        ]
-    )

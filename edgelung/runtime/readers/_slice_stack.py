@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from edgelung.errors import InputError
 from edgelung.runtime.readers._limits import check_shape, check_spacing
+from edgelung.runtime.readers._one_scan import check_one_scan
 from edgelung.runtime.readers._slice_header import SliceHeader
 from edgelung.volume import Vector
 
@@ -64,12 +65,13 @@ def stack_slices(headers: Sequence[SliceHeader], source: object) -> SliceStack:
     along = places @ normal
     order = np.argsort(along, kind="stable")
     along, places = along[order], places[order]
+    check_one_scan([headers[index].scan for index in order], source)
     _check_upright(headers, places, normal, source)
     step = _step(along, source) if len(headers) > 1 else _thickness(first, source)
     x, y, z = places[0].tolist()
     return SliceStack(
         slices=tuple(headers[index] for index in order),
-        shape=check_shape((len(headers), first.rows, first.columns), source=source, field="Rows"),
+        shape=check_shape((len(headers), first.form.rows, first.form.columns), source=source, field="Rows"),
         spacing_mm=check_spacing((step, *first.spacing_mm), source=source, field="ImagePositionPatient"),
         origin_mm=(x, y, z),
         direction=np.stack([normal, height_axis, width_axis], axis=1),
@@ -78,7 +80,7 @@ def stack_slices(headers: Sequence[SliceHeader], source: object) -> SliceStack:
 
 def _check_alike(headers: Sequence[SliceHeader], source: object) -> None:
     def rows(header: SliceHeader) -> tuple[float, ...]:
-        return (header.rows, header.columns)
+        return (header.form.rows, header.form.columns)
 
     def spacing(header: SliceHeader) -> tuple[float, ...]:
         return header.spacing_mm

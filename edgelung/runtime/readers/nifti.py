@@ -1,6 +1,6 @@
 """NIfTI-1 in a single file: .nii and .nii.gz, either byte order.
 
-Geometry and its conventions: see :mod:`edgelung.runtime.readers._nifti_header`.
+Geometry and its conventions: see :mod:`edgelung.runtime.readers._nifti_forms`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from edgelung.errors import InputError
 from edgelung.runtime.readers._limits import TRUNCATED, check_held, check_inflatable, checked_volume
+from edgelung.runtime.readers._nifti_forms import geometry
 from edgelung.runtime.readers._nifti_header import (
     CONVERT,
     HEADER_BYTES,
     NiftiHeader,
-    geometry,
     parse_header,
     voxel_shape,
 )
