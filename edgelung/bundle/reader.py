@@ -90,8 +90,9 @@ class Bundle:
     def _array(self, record: FileRecord, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         try:
             array: npt.NDArray[Any] = np.load(self.path(record), mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise BundleError(f"{record.file} is not a plain .npy array ({error})", source=self.source) from None
+        except Exception:  # numpy parses Python text there: SyntaxError, TokenError, RecursionError and more
+            problem = f"{record.file} is not a plain .npy array"
+            raise BundleError(problem, source=self.source, hint=_REMAKE) from None
         if array.dtype != np.dtype(dtype) or array.shape != shape:
             raise BundleError(f"{record.file} is {array.dtype}{array.shape}, not {dtype}{shape}", source=self.source)
         return np.array(array)
