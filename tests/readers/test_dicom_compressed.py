@@ -16,6 +16,7 @@ from series_builders import ENCODERS, JPEG, chest, compress, dicom_series, dicom
 
 from edgelung.errors import InputError
 from edgelung.runtime.readers import read_series
+from edgelung.runtime.readers._rle import decode_rle
 from edgelung.volume import CtVolume
 
 EXACT = [name for name, (_, exact, _) in ENCODERS.items() if exact]
@@ -172,7 +173,9 @@ def test_a_stream_of_another_size_or_kind(tmp_path, name):
 def test_a_stream_cut_short(tmp_path, name, part):
     frame = encoded(name)
     frame = frame[: min(int(part * len(frame)), len(frame) - 3)]
-    refused(one_file(tmp_path, frame + b"\0" * (len(frame) % 2), ENCODERS[name][0]), "cut short|damaged|does not")
+    refused(
+        one_file(tmp_path, frame + b"\0" * (len(frame) % 2), ENCODERS[name][0]), "cut short|damaged|does not|too early"
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in STREAMS if n.startswith(("JPEG l", "JPEG-", "JPEG 2"))])
@@ -231,6 +234,44 @@ def test_a_syntax_that_is_not_read(tmp_path, syntax):
     assert caught.value.field == "TransferSyntaxUID"
 
 
+def test_rle_needs_no_further_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    stored = chest()
+    np.testing.assert_array_equal(
+        read_series(compressed_series(tmp_path / "s", "RLE", stored)).hu, stored.astype(int) - 1024
+    )
+
+
+@pytest.mark.parametrize(
+    ("segments", "reason"),
+    [
+        ([b"\xff\x07" * 2], None),  # two runs of two
+        ([b"\x80\x80\xfd\x07"], None),  # no operation, a run of four
+        ([b"\x03\x07\x07\x07\x07\0"], None),  # literal, padded
+        ([b"\xfc\x07"], None),  # one too many
+        ([b"\xfb\x07"], "longer"),
+        ([b"\xfe\x07"], "too early"),
+        ([b"\x03\x07\x07"], "too early"),
+        ([b"\xff"], "too early"),
+        ([b""], "too early"),
+        ([b"\x80" * 90], "too early"),
+    ],
+)
+def test_rle_by_hand(segments, reason):
+    frame = struct.pack("<16L", 1, 64, *[0] * 14) + b"".join(segments)
+    if reason:
+        with pytest.raises(ValueError, match=reason):
+            decode_rle(frame, 2, 2)
+    else:
+        np.testing.assert_array_equal(decode_rle(frame, 2, 2), np.full((2, 2), 7))
+
+
+@pytest.mark.parametrize("places", [(64, 10), (64, 1 << 31), (0, 64), (200, 64), (65, 66)])
+def test_rle_with_segments_elsewhere(places):
+    with pytest.raises(ValueError, match=r"lie outside|too early"):
+        decode_rle(struct.pack("<16L", 2, *places, *[0] * 13) + b"\xfd\x07\xfd\x07", 2, 2)
+
+
 def test_without_the_decoders_the_hint_is_the_extra(tmp_path, monkeypatch):
     path = one_file(tmp_path, encoded("JPEG-LS"), JPEG + "80")
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
@@ -253,6 +294,22 @@ def test_no_memory_is_taken_for_what_a_stream_claims(tmp_path, name):
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("size", "reason"), [(0x88, None), (0x33, None), (0x11, "precincts"), (0x00, "precincts")])
+def test_small_precincts_do_not_take_memory(tmp_path, size, reason):
+    stored = chest(1, (256, 256))[0]
+    frame = bytearray(encoded("JPEG 2000", stored))
+    at = frame.index(b"\xff\x52")
+    levels = frame[at + 9]
+    frame[at + 14 : at + 14] = bytes([size]) * (levels + 1)
+    frame[at + 4] |= 1
+    frame[at + 3] += levels + 1
+    path = one_file(tmp_path, bytes(frame), JPEG + "90", size=(256, 256))
+    if reason:
+        refused(path, reason)
+    elif size == 0x88:
+        np.testing.assert_array_equal(read_series(path).hu[0], stored.astype(int) - 1024)
 
 
 def test_a_deflated_file_unpacks_to_what_its_header_says(tmp_path):

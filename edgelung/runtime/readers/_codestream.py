@@ -2,7 +2,7 @@
 
 A decoder takes memory for what the stream claims, whatever the DICOM header says. So both are compared first, and a
 stream of another size, depth or kind never reaches the decoder. Sources: ITU-T T.81 B.2 (JPEG), ITU-T T.87 C.2
-(JPEG-LS), ITU-T T.800 A.5.1 (JPEG 2000), DICOM PS3.5 G.5 (RLE).
+(JPEG-LS), ITU-T T.800 A.5.1 (JPEG 2000).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-__all__ = ["Codestream", "complete_jpeg", "describe_jpeg", "describe_jpeg2000", "describe_rle"]
+__all__ = ["Codestream", "complete_jpeg", "describe_jpeg", "describe_jpeg2000"]
 
 BASELINE, EXTENDED, LOSSLESS, JPEG_LS = 0xC0, 0xC1, 0xC3, 0xF7  # start-of-frame markers
 FRAME_MARKERS = {*range(0xC0, 0xD0), JPEG_LS} - {0xC4, 0xC8, 0xCC}  # those three are tables and a reserved code
@@ -21,6 +21,8 @@ START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 SIZ = b"\xff\x4f\xff\x51"  # start of a JPEG 2000 codestream; a JP2 file has boxes before it
 MAX_BOXES = 4096
 MAX_TILES = 1024  # encoders for CT write one, or tiles of 128 pixels and more
+MAX_PRECINCTS = 8192  # encoders write one a resolution, or precincts of 128 pixels and more
+CODING_STYLE, START_OF_TILE = b"\xff\x52", b"\xff\x90"
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def describe_jpeg2000(frame: bytes) -> Codestream:
     """Describe a JPEG 2000 codestream, raw or in a JP2 file.
 
     Raises:
-        ValueError: It is none, or has sub-sampled pixels or more than MAX_TILES tiles.
+        ValueError: It is none, has sub-sampled pixels, or more tiles or precincts than a CT needs.
     """
     at = frame.find(SIZ, 0, MAX_BOXES)
     if at < 0 or len(frame) < at + 45:
@@ -118,16 +120,22 @@ def describe_jpeg2000(frame: bytes) -> Codestream:
     tiles = -(-(x1 - tile_x) // tile_width) * -(-(y1 - tile_y) // tile_height)
     if tiles > MAX_TILES:
         raise ValueError(f"the frame has {tiles} tiles")
+    precincts = _precincts(frame, at + 2, y1 - y0, x1 - x0)
+    if precincts > MAX_PRECINCTS:
+        raise ValueError(f"the frame has {precincts} precincts")
     return Codestream(y1 - y0, x1 - x0, components, (depth & 0x7F) + 1, bool(depth & 0x80))
 
 
-def describe_rle(rows: int, columns: int) -> Callable[[bytes], Codestream]:
-    """A function that tells the bits of a DICOM RLE frame from its number of segments, one per byte of a pixel."""
-
-    def describe(frame: bytes) -> Codestream:
-        segments = int.from_bytes(frame[:4], "little")
-        if len(frame) < 64 or not 1 <= segments <= 15:
-            raise ValueError("the frame does not begin like RLE")
-        return Codestream(rows, columns, 1, 8 * segments)
-
-    return describe
+def _precincts(frame: bytes, at: int, rows: int, columns: int) -> int:
+    """Pieces of a component, for each of which the decoder takes memory; by the main header (ITU-T T.800 A.6.1)."""
+    while at + 14 <= len(frame) and frame[at : at + 2] not in (CODING_STYLE, START_OF_TILE):
+        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    if frame[at : at + 2] != CODING_STYLE or len(frame) < at + 14 or not frame[at + 4] & 1:
+        return 0
+    levels = frame[at + 9]
+    sizes = frame[at + 14 : at + 15 + levels]  # from the lowest resolution to the highest
+    count = 0
+    for down, size in enumerate(reversed(sizes)):
+        height, width = (-(-length // 2**down) for length in (rows, columns))
+        count += -(-height // 2 ** (size >> 4)) * -(-width // 2 ** (size & 15))
+    return count

@@ -1,8 +1,8 @@
 """From the bytes of a frame to stored values, for every transfer syntax that is read.
 
-Compressed frames are decoded by imagecodecs (libjpeg-turbo, CharLS, OpenJPEG), which comes with ``edgelung[dicom]``. A
-decoder is one row in a table. What follows is the same for all: size and depth are compared with the header first, and
-bits above BitsStored are cleared or filled with the sign afterwards (DICOM PS3.5 section 8.1).
+JPEG frames of all kinds are decoded by imagecodecs (libjpeg-turbo, CharLS, OpenJPEG), which comes with
+``edgelung[dicom]``. A decoder is one row in a table. What follows is the same for all: size and depth are compared with
+the header first, and bits above BitsStored are cleared or filled with the sign afterwards (DICOM PS3.5 section 8.1).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from edgelung.runtime.readers._codestream import (
     complete_jpeg,
     describe_jpeg,
     describe_jpeg2000,
-    describe_rle,
 )
 from edgelung.runtime.readers._part10 import BIG_ENDIAN, DEFLATED, IMPLICIT
+from edgelung.runtime.readers._rle import count_segments, decode_rle
 from edgelung.runtime.readers._slice_header import PixelFormat
 
 __all__ = ["check_decodable", "decode", "is_native"]
@@ -85,29 +85,24 @@ def _decode_jpeg2000(frame: bytes, form: PixelFormat) -> Values:
     return values
 
 
-def _decode_rle(frame: bytes, form: PixelFormat) -> Values:
-    import imagecodecs
-
-    dtype = np.dtype(f"<u{form.bits_allocated // 8}")
-    data = imagecodecs.dicomrle_decode(frame, dtype)
-    # A segment may end with a byte of padding (DICOM PS3.5 G.3.1).
-    return np.frombuffer(data, dtype, form.rows * form.columns).reshape(form.rows, form.columns)
-
-
 def _describe_rle(frame: bytes, form: PixelFormat) -> Codestream:
-    stream = describe_rle(form.rows, form.columns)(frame)
-    if stream.precision != form.bits_allocated:
-        raise ValueError(f"the frame has {stream.precision} bits a pixel, BitsAllocated is {form.bits_allocated}")
-    return stream
+    bits = 8 * count_segments(frame)
+    if bits != form.bits_allocated:
+        raise ValueError(f"the frame has {bits} bits a pixel, BitsAllocated is {form.bits_allocated}")
+    return Codestream(form.rows, form.columns, 1, bits)
+
+
+def _decode_rle(frame: bytes, form: PixelFormat) -> Values:
+    return decode_rle(frame, form.rows, form.columns)
 
 
 def _jpeg2000(frame: bytes, form: PixelFormat) -> Codestream:
     return describe_jpeg2000(frame)
 
 
-JPEG = "1.2.840.10008.1.2.4."
+JPEG, RLE = "1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5"
 COMPRESSED = {
-    "1.2.840.10008.1.2.5": Compression("RLE", _describe_rle, _decode_rle),
+    RLE: Compression("RLE", _describe_rle, _decode_rle),
     JPEG + "50": Compression("JPEG baseline", _jpeg(BASELINE), _decode_jpeg, lossy=True),
     JPEG + "51": Compression("JPEG extended", _jpeg(BASELINE, EXTENDED), _decode_jpeg, lossy=True),
     JPEG + "57": Compression("JPEG lossless", _jpeg(LOSSLESS), _decode_jpeg),
@@ -138,7 +133,7 @@ def check_decodable(syntax: str, name: str, source: object) -> None:
     Raises:
         InputError: It is not read, or imagecodecs is not installed.
     """
-    if is_native(syntax):
+    if is_native(syntax) or syntax == RLE:
         return
     field = "TransferSyntaxUID"
     if syntax not in COMPRESSED:
