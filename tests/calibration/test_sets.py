@@ -165,10 +165,13 @@ def test_a_series_without_lungs_is_passed_over_and_counted(volume):
     assert {slab.series for slab in chosen.slabs} == {1}
     assert (chosen.provenance.series_used, chosen.provenance.series_given) == (1, 3)
     assert chosen.provenance.series_unsuitable <= 2
-    with pytest.raises(InputError, match="no lungs"):
+    with pytest.raises(InputError, match="every voxel is 0"):
         choose_slabs([empty], SEVEN, 1, seed=0)
-    with pytest.raises(InputError, match=r"only 0 of 1 slabs"):
+    with pytest.raises(InputError, match=r"only 0 of 1 slabs.*2 of 2 series were passed over, such as every"):
         choose_slabs([empty, empty], SEVEN, 1, seed=0)
+    solid = replace(volume, hu=np.where(segment_lungs(volume), 30, volume.hu).astype(np.int16))
+    with pytest.raises(InputError, match="no lungs"):
+        choose_slabs([solid], SEVEN, 1, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgelung.calibration import DataSource, Holdout, insert_nodules, make_phantom, segment_lungs
+from edgelung.calibration import DataSource, Holdout, insert_nodules, make_phantom, read_ct, segment_lungs
 from edgelung.converters.datasets import label_scan, read_luna16, split_scans
 from edgelung.converters.retraining.scenes import Points, Scene
 from edgelung.converters.retraining.teacher import Teacher
 from edgelung.errors import InputError
-from edgelung.runtime import read_series
 from edgelung.runtime.preprocess import prepare_stack
 from edgelung.spec import NetworkInput
 from edgelung.volume import CtVolume
@@ -124,7 +123,7 @@ def _inserted(
     order = np.random.default_rng(seed).permutation(len(source.series))[: count * SERIES_PER_SCENE]
     copies = -(-count // len(order))
     for place, index in enumerate(order):
-        volume = read_series(source.series[int(index)]).to_axial()
+        volume = read_ct(source.series[int(index)])
         lungs = segment_lungs(volume)
         allowed = _allowed(volume, spec, holdout)
         where = np.zeros_like(lungs)
