@@ -9,7 +9,7 @@ from edgelung.calibration.luna16_writer import DatasetSummary, write_luna16
 from edgelung.calibration.lungs import segment_lungs
 from edgelung.calibration.nodules import Nodule
 from edgelung.calibration.phantom import Phantom, make_phantom
-from edgelung.calibration.series import DataSource, describe_data
+from edgelung.calibration.series import DataSource, describe_data, read_ct
 from edgelung.calibration.sets import choose_held_out, choose_slabs, phantom_slabs
 from edgelung.calibration.slabs import CalibrationSet, Provenance, Slab
 
@@ -32,6 +32,7 @@ __all__ = [
     "choose_slabs",
     "describe_data",
     "phantom_slabs",
+    "read_ct",
     # data sets on disk
     "DatasetSummary",
     "write_luna16",

@@ -16,6 +16,7 @@ from edgelung.calibration.lattice import Floats
 from edgelung.calibration.lungs import axial_view, segment_lungs
 from edgelung.calibration.nodules import PLACES, Nodule, NodulePatch, NoduleShape, draw_diameter_mm, draw_kind
 from edgelung.errors import InputError
+from edgelung.runtime.plausibility import check_hounsfield
 from edgelung.volume import CtVolume
 
 __all__ = ["Insertion", "insert_nodules"]
@@ -62,7 +63,8 @@ def insert_nodules(
         lungs: bool array in the volume's voxel order; segmented with :func:`segment_lungs` when absent.
 
     Raises:
-        InputError: When there are no lungs, a nodule's centre is outside them, or there is no room.
+        InputError: When the CT is not in Hounsfield units or has no lungs, a nodule's centre is outside them, or there
+            is no room.
     """
     if count is not None and nodules is not None:
         raise InputError("count and nodules exclude each other", hint="give the number or the nodules themselves")
@@ -71,6 +73,7 @@ def insert_nodules(
     changed = replace(volume, hu=volume.hu.copy())
     view = axial_view(volume, changed.hu)  # what is written there lands in `changed`
     axial = replace(volume.to_axial(), hu=view)
+    check_hounsfield(axial)
     inside = _axial_lungs(volume, lungs)
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     look = measure_appearance(axial.hu, inside, axial.spacing_mm)

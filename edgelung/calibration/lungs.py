@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from edgelung.errors import InputError
+from edgelung.runtime.plausibility import check_hounsfield
 from edgelung.volume import CtVolume
 
 __all__ = ["axial_view", "segment_lungs"]
@@ -33,10 +34,13 @@ def segment_lungs(volume: CtVolume) -> npt.NDArray[np.bool_]:
         bool array of the shape of ``volume.hu``.
 
     Raises:
-        InputError: When there are no lungs.
+        InputError: When the numbers are not Hounsfield units, or there are no lungs.
     """
     lungs = np.zeros(volume.shape, dtype=np.uint8)
-    axial_view(volume, lungs)[...] = _axial_lungs(axial_view(volume, volume.hu), volume.to_axial().spacing_mm)
+    mask = axial_view(volume, lungs)
+    axial = volume.to_axial()
+    check_hounsfield(axial)
+    mask[...] = _axial_lungs(axial.hu, axial.spacing_mm)
     return lungs.view(bool)
 
 

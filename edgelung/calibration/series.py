@@ -1,4 +1,4 @@
-"""What a path given as ``--data`` holds: one CT series, a folder of series, or LUNA16."""
+"""What a path given as ``--data`` holds: one CT series, a folder of series, or LUNA16; and how its CTs are read."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from edgelung.errors import InputError
-from edgelung.runtime.readers import READABLE_SUFFIXES
+from edgelung.runtime.plausibility import check_hounsfield
+from edgelung.runtime.readers import READABLE_SUFFIXES, read_series
 from edgelung.runtime.readers.dicom import list_slices
+from edgelung.volume import CtVolume
 
-__all__ = ["DataSource", "describe_data"]
+__all__ = ["DataSource", "describe_data", "read_ct"]
 
 DEPTH = 4  # folders below the given one that are searched: patient, study, series, and one to spare
 MAX_FOLDERS = 20_000  # LUNA16 has 11, a hospital's export some thousand
@@ -50,6 +52,23 @@ def describe_data(path: Path | str) -> DataSource:
         return _describe(root)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", source=path, hint=_WAY_OUT) from None
+
+
+def read_ct(path: Path | str) -> CtVolume:
+    """Read a CT to fit, insert nodules or train with, as axial slices.
+
+    Raises:
+        InputError: If it cannot be read, is too oblique for axial slices, or is not in Hounsfield units; the same check
+            as on the board.
+    """
+    volume = read_series(path)
+    try:
+        axial = volume.to_axial()
+    except ValueError as error:
+        hint = "resample the series to axial slices first"
+        raise InputError(str(error), source=path, field="direction", hint=hint) from None
+    check_hounsfield(axial, path)
+    return axial
 
 
 def _describe(root: Path) -> DataSource:

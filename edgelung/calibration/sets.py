@@ -24,6 +24,7 @@ from edgelung.calibration.picking import lung_starts, pick_spread
 from edgelung.calibration.series import DataSource
 from edgelung.calibration.slabs import CalibrationSet, Kind, Provenance, Slab
 from edgelung.errors import InputError
+from edgelung.runtime.plausibility import check_finite, check_hounsfield
 from edgelung.runtime.readers import read_series
 from edgelung.spec import SlicePacking
 from edgelung.volume import CtVolume
@@ -61,7 +62,8 @@ def choose_slabs(
         progress: Called with (done, total) whenever slabs are chosen.
 
     Raises:
-        InputError: If there are too few places for slabs, the holdout does not fit, or a series cannot be read.
+        InputError: If there are too few places for slabs, the holdout does not fit, or a series cannot be read or
+            holds NaN; of a single series also if it is not in Hounsfield units or has no lungs.
     """
     kind, readers = _readers(data)
     if holdout is not None and len(readers) != 1:
@@ -88,13 +90,16 @@ def choose_held_out(
         salt: Key of the hash; random when not given.
 
     Raises:
-        InputError: If several series were given, the block does not fit the series, or no slab fits the block.
+        InputError: If several series were given, the series is not in Hounsfield units, the block does not fit it, or
+            no slab fits the block.
     """
     kind, readers = _readers(data)
     if len(readers) != 1 or count < 1:
         problem = f"{count} slabs of {len(readers)} series cannot be held out"
         raise InputError(problem, field="holdout", hint="give one series, and ask for at least one slab")
-    volume = _axial(readers[0]().volume)
+    ct = readers[0]()
+    volume = _axial(ct.volume)
+    check_hounsfield(volume, ct.source)
     holdout.check_within(volume.shape[0])
     places = [first for first in range(volume.shape[0]) if holdout.contains(first, packing)]
     if not places:
@@ -146,6 +151,7 @@ def phantom_slabs(
 class _Ct:
     volume: CtVolume
     lungs: npt.NDArray[np.bool_] | None = None  # in the volume's order, where they are known
+    source: Path | str = ""
 
 
 def _readers(data: DataSource | Sequence[CtVolume]) -> tuple[Kind, list[Callable[[], _Ct]]]:
@@ -157,7 +163,7 @@ def _readers(data: DataSource | Sequence[CtVolume]) -> tuple[Kind, list[Callable
 
 
 def _read(path: Path) -> _Ct:
-    return _Ct(read_series(path))
+    return _Ct(read_series(path), source=path)
 
 
 def _choose(
@@ -177,18 +183,22 @@ def _choose(
     slabs: list[Slab] = []
     hashes: list[str] = []
     unsuitable = 0
+    reasons: list[InputError] = []
     for done, index in enumerate(rng.permutation(len(readers))):
         if len(slabs) == count:
             break
         ct = readers[index]()
         volume = _axial(ct.volume)
+        check_finite(volume, ct.source)
         if holdout is not None:
             holdout.check_within(volume.shape[0])
         starts = [
             first
-            for first in lung_starts(_axial_lungs(ct, alone=len(readers) == 1), packing)
+            for first in lung_starts(_axial_lungs(ct, reasons), packing)
             if holdout is None or not holdout.blocks(first, packing)
         ]
+        if reasons and len(readers) == 1:
+            raise reasons[0]
         wanted = count - len(slabs)
         share = math.ceil(wanted / min(wanted, len(readers) - done))
         firsts = pick_spread(volume, starts, packing, share, rng)
@@ -202,6 +212,8 @@ def _choose(
     if len(slabs) < count:
         problem = f"only {len(slabs)} of {count} slabs of {packing.slices} slices have room in the lungs"
         where = " beside the held-out block and its gap" if holdout is not None else ""
+        if reasons:
+            where += f" ({len(reasons)} of {len(readers)} series were passed over, such as {reasons[0].message})"
         raise InputError(f"{problem}{where}", hint="ask for fewer slabs, give more CTs, or hold fewer slices out")
     block = None if holdout is None else (holdout.low, holdout.high)
     provenance = Provenance(
@@ -218,15 +230,14 @@ def _axial(volume: CtVolume) -> CtVolume:
         raise InputError(str(error), hint="resample the series to axial slices first") from None
 
 
-def _axial_lungs(ct: _Ct, *, alone: bool) -> npt.NDArray[np.bool_]:
-    """(depth, height, width) mask; of several series one without lungs has none, and is passed over and counted."""
+def _axial_lungs(ct: _Ct, reasons: list[InputError]) -> npt.NDArray[np.bool_]:
+    """(depth, height, width) mask; empty for a series without lungs or of another unit, with the reason appended."""
     lungs = ct.lungs
     if lungs is None:
         try:
             lungs = segment_lungs(ct.volume)
-        except InputError:
-            if alone:
-                raise
+        except InputError as error:
+            reasons.append(InputError(error.problem, source=ct.source, field=error.field, hint=error.hint))
             lungs = np.zeros(ct.volume.shape, dtype=bool)
     return np.asarray(axial_view(ct.volume, lungs), dtype=bool)
 

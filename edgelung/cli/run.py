@@ -23,6 +23,9 @@ SHOWN_FINDINGS = 20
     "--spacing-mm", type=float, nargs=3, default=None, metavar="D H W", help="Voxel spacing of a .npy file, in mm."
 )
 @click.option("--series-id", default=None, help="Name of the series in findings.csv; see below.")
+@click.option(
+    "--allow-implausible", is_flag=True, help="Take numbers that do not look like Hounsfield units as they are."
+)
 @click.option("--overwrite", is_flag=True, help="Replace the findings in the output folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the content of findings.json.")
 def run(
@@ -33,6 +36,7 @@ def run(
     threads: int,
     spacing_mm: tuple[float, float, float] | None,
     series_id: str | None,
+    allow_implausible: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -45,6 +49,10 @@ def run(
     findings.csv needs a name for the series. A LUNA16 or phantom file gives its own; every other series is named
     after a hash of its voxels, because file names and DICOM identifiers may point to a patient. --series-id decides.
 
+    A series whose numbers cannot be Hounsfield units (none is air, a mask, a window of 8 bits) is refused before
+    anything runs, because a network finds nothing in it. --allow-implausible is for a CT that this is wrong about,
+    such as a crop without any air, and for nothing else; findings.json then says what spoke against it.
+
     \b
     Example:  edgelung run scan.mhd --bundle unet.bundle --output out
     """
@@ -52,7 +60,9 @@ def run(
 
     prepare_output(output, overwrite=overwrite)
     with CTPipeline.load(bundle, backend, threads=threads) as pipeline, progress_bar("slices") as progress:
-        result = pipeline(series, spacing_mm=spacing_mm, progress=progress)
+        result = pipeline(series, spacing_mm=spacing_mm, progress=progress, allow_implausible=allow_implausible)
+    if result.implausible:
+        click.echo(f"warning: taken as it is by --allow-implausible: {result.implausible}", err=True)
     report = result.save(output, series=series, series_id=series_id)
     if as_json:
         click.echo(json.dumps(report, indent=2))

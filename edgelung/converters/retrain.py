@@ -281,6 +281,7 @@ class _Work:
                 count=get_preset(recipe.preset, recipe.epochs).scenes,
                 holdout=None if recipe.holdout is None else Holdout(*recipe.holdout),
                 seed=recipe.seed,
+                note=self.note,
                 tick=self._counted("scenes"),
             )
         return self._scenes

@@ -20,13 +20,13 @@ from edgelung.calibration import (
     insert_nodules,
     make_phantom,
     phantom_slabs,
+    read_ct,
     segment_lungs,
 )
 from edgelung.converters.recipe import Recipe
 from edgelung.converters.retraining import crowd
 from edgelung.converters.spec_file import NetworkSpec
 from edgelung.errors import InputError
-from edgelung.runtime import read_series
 from edgelung.runtime.plane import plan_plane
 from edgelung.runtime.preprocess import SlicePacker, prepare_stack
 from edgelung.spec import NetworkInput
@@ -107,10 +107,13 @@ def gather_slabs(recipe: Recipe, spec: NetworkSpec, *, progress: Progress | None
         fitted = choose_slabs(
             source, packing, recipe.calibration_slabs, seed=recipe.seed, holdout=holdout, progress=progress
         )
+        unsuitable = fitted.provenance.series_unsuitable
+        if unsuitable:
+            found += f"; {unsuitable} passed over, not in Hounsfield units or without room for slices in the lungs"
     else:
         seed, plane = recipe.seed + FITTING_SEED, spec.input.tensor.plane
         fitted = phantom_slabs(packing, recipe.calibration_slabs, seed=seed, plane=plane, progress=progress)
-    return replace(slabs, fit=_inputs(fitted, spec.input), fitted=fitted)
+    return replace(slabs, data_words=found, fit=_inputs(fitted, spec.input), fitted=fitted)
 
 
 def _with_nodules(
@@ -120,7 +123,7 @@ def _with_nodules(
     if len(source.series) != 1:
         problem = f"{len(source.series)} series were given, so it is not clear which one's slices to hold out"
         raise InputError(problem, field="holdout", hint="give one series, or leave --holdout out")
-    volume = read_series(source.series[0]).to_axial()
+    volume = read_ct(source.series[0])
     holdout.check_within(len(volume.hu))
     lungs = segment_lungs(volume)
     lungs[: holdout.low] = False
@@ -128,14 +131,19 @@ def _with_nodules(
     count = crowd(lungs, volume.voxel_volume_mm3)
     made = insert_nodules(volume, seed=recipe.seed + INSERTION_SEED, count=count, lungs=lungs)
     chosen = choose_held_out([made.volume], spec.packing, recipe.verification_slabs, holdout=holdout)
-    marked = replace(made.volume, hu=np.where(made.mask, *MARKS).astype(np.int16))
-    masks = choose_held_out([marked], spec.packing, recipe.verification_slabs, holdout=holdout)
+    marks = np.where(made.mask, *MARKS).astype(np.int16)
+    masks = replace(chosen, slabs=tuple(_same_place(marks, slab, spec.packing.before) for slab in chosen.slabs))
     answered = slice(spec.packing.before, spec.packing.before + spec.packing.outputs)
     lowest = _inputs(
         replace(masks, slabs=(replace(masks.slabs[0], hu=np.full_like(masks.slabs[0].hu, MARKS[1])),)), spec
     )
     nothing = float(lowest[0].max())
     return _inputs(chosen, spec), tuple(tensor[:, answered] > nothing for tensor in _inputs(masks, spec))
+
+
+def _same_place(marks: npt.NDArray[np.int16], slab: Slab, before: int) -> Slab:
+    start = slab.first - before
+    return replace(slab, hu=marks[start : start + len(slab.hu)])
 
 
 def _phantom_slab(spec: NetworkSpec, seed: int) -> Phantom:

@@ -86,7 +86,7 @@ def measure_latency(
         baseline = resident_mib()
         peak = baseline
         if warmup:
-            pipeline(_first_slices(volume, warmup), progress=progress)
+            pipeline(_first_slices(volume, warmup), progress=progress, allow_implausible=True)
 
         def report(done: int, _: int) -> None:
             nonlocal peak
@@ -94,7 +94,8 @@ def measure_latency(
             if progress is not None:
                 progress(warmup + done, total)
 
-        result = pipeline(_first_slices(volume, frames), progress=report)
+        # Golden slices may be noise: what counts here is the time.
+        result = pipeline(_first_slices(volume, frames), progress=report, allow_implausible=True)
         stages = {name: time for name, time in result.times.items() if name in FRAME_STAGES}
         board = detect_board()
         return PerfReport(

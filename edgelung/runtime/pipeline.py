@@ -21,6 +21,7 @@ from edgelung.runtime.components import ComponentBuilder
 from edgelung.runtime.findings import Finding, measure_findings
 from edgelung.runtime.golden import check_golden, mismatch_hint
 from edgelung.runtime.plane import plan_plane
+from edgelung.runtime.plausibility import check_hounsfield
 from edgelung.runtime.preprocess import SlicePacker, check_geometry
 from edgelung.runtime.readers import read_series
 from edgelung.runtime.result import CtResult
@@ -32,6 +33,7 @@ __all__ = ["CTPipeline"]
 KIND = "ct-nodule-segmentation"
 ROLE = "segmentation"
 THRESHOLDS = ("mask_probability", "min_diameter_mm")
+OVERRIDE = "--allow-implausible (allow_implausible=True in Python) takes the numbers as they are"
 
 Progress = Callable[[int, int], None]
 
@@ -119,6 +121,7 @@ class CTPipeline:
         *,
         spacing_mm: tuple[float, float, float] | None = None,
         progress: Progress | None = None,
+        allow_implausible: bool = False,
     ) -> CtResult:
         """Find nodules in one series.
 
@@ -126,12 +129,14 @@ class CTPipeline:
             series: A path that :func:`edgelung.runtime.read_series` reads, or a volume.
             spacing_mm: (depth, height, width) spacing for a .npy file, which holds none.
             progress: Called with (slices done, slices in all) after every run.
+            allow_implausible: Take numbers that do not look like Hounsfield units as they are; the result says so.
 
         Returns:
             Findings in descending order of confidence, with the times of all stages.
 
         Raises:
-            InputError: When the series cannot be read or the bundle is not meant for it.
+            InputError: When the series cannot be read, is not in Hounsfield units (see
+                :mod:`edgelung.runtime.plausibility`) or the bundle is not meant for it.
             BackendError: When the engine fails.
         """
         clock = StageClock()
@@ -141,7 +146,7 @@ class CTPipeline:
             source = str(series)
             with clock.stage("read"):
                 volume = read_series(series, spacing_mm=spacing_mm)
-        axial = self._axial(volume, source)
+        axial, implausible = self._axial(volume, source, allow_implausible)
         threshold = self._pipeline.thresholds["mask_probability"]
         if self._record.output.quantity == "logit":
             threshold = math.log(threshold / (1.0 - threshold))
@@ -160,7 +165,8 @@ class CTPipeline:
         with clock.stage("measure"):
             components = builder.finish()
             findings = self._findings(components, axial)
-        return CtResult(findings, axial, components, clock.times(), self.backend, self._bundle.sha256)
+        times = clock.times()
+        return CtResult(findings, axial, components, times, self.backend, self._bundle.sha256, implausible)
 
     def check_golden(self) -> float:
         """Run the golden inputs here; see :func:`edgelung.runtime.golden.check_golden`."""
@@ -170,25 +176,30 @@ class CTPipeline:
         tolerance, hint = artefact.golden_tolerance, mismatch_hint(artefact)
         return check_golden(self._bundle, self._network, self._session, tolerance, hint=hint)
 
-    def iter_probabilities(self, volume: CtVolume) -> Iterator[npt.NDArray[np.float32]]:
+    def iter_probabilities(
+        self, volume: CtVolume, *, allow_implausible: bool = False
+    ) -> Iterator[npt.NDArray[np.float32]]:
         """Probabilities slice by slice, in bounded memory.
 
         Args:
             volume: In any orientation; the slices are those of ``volume.to_axial()``, from its first to its last.
+            allow_implausible: Take numbers that do not look like Hounsfield units as they are.
 
         Yields:
             (height, width) float32 in 0..1, a new array for every slice.
         """
-        for run in self._runs(self._axial(volume, "volume"), "volume", StageClock()):
+        axial, _ = self._axial(volume, "volume", allow_implausible)
+        for run in self._runs(axial, "volume", StageClock()):
             yield from (_sigmoid(run) if self._record.output.quantity == "logit" else run)
 
-    def _axial(self, volume: CtVolume, source: str) -> CtVolume:
+    def _axial(self, volume: CtVolume, source: str, allow_implausible: bool) -> tuple[CtVolume, str]:
+        """The axial view, and what speaks against its numbers if that was allowed."""
         try:
             axial = volume.to_axial()
         except ValueError as error:
             raise InputError(str(error), source=source, field="direction", hint="reformat to axial slices") from None
         check_geometry(axial, self._record.input.in_plane, source)
-        return axial
+        return axial, check_hounsfield(axial, source, allow=allow_implausible, override=OVERRIDE)
 
     def _runs(self, axial: CtVolume, source: str, clock: StageClock) -> Iterator[npt.NDArray[np.float32]]:
         """What the network says, run by run: (slices, height, width), tiles stitched and padding taken off."""

@@ -28,7 +28,7 @@ def apply_intensity(
         out: Where to write; a new array when not given.
     """
     low, high = rule.clip_hu
-    # NaN stays NaN: the engine's output check turns it into an error.
+    # NaN stays NaN: a pipeline refuses it before (plausibility.py), and the check of an engine's output after.
     result = np.clip(hu, low, high, out=out, dtype=np.float32, casting="unsafe")
     if rule.scale != 1.0:
         result *= np.float32(rule.scale)

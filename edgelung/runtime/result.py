@@ -41,6 +41,7 @@ class CtResult:
         times: Stage -> its times.
         backend: The engine that ran.
         bundle_sha256: Identity of the bundle.
+        implausible: What speaks against Hounsfield units where that was allowed; empty for a plausible CT.
     """
 
     findings: tuple[Finding, ...]
@@ -49,6 +50,7 @@ class CtResult:
     times: Mapping[str, StageTime]
     backend: str
     bundle_sha256: str
+    implausible: str = ""
 
     def to_json(self, series_id: str) -> dict[str, Any]:
         """Plain data with geometry, findings, times and the identity of the bundle."""
@@ -56,6 +58,7 @@ class CtResult:
             **findings_to_json(self.findings, self.volume, series_id=series_id),
             "backend": self.backend,
             "bundle_sha256": self.bundle_sha256,
+            "implausible": self.implausible,
             "times": {name: asdict(time) for name, time in self.times.items()},
         }
 

@@ -129,8 +129,13 @@ def refused(host, **changes):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        (lambda h: {"volume": replace(h.volume, hu=np.zeros_like(h.volume.hu))}, "no lungs"),
-        (lambda h: {"volume": replace(h.volume, hu=np.full_like(h.volume.hu, -1000))}, "no lungs"),
+        (lambda h: {"volume": replace(h.volume, hu=np.zeros_like(h.volume.hu))}, "every voxel is 0"),
+        (lambda h: {"volume": replace(h.volume, hu=(h.volume.hu + 1024).astype(np.uint16))}, "subtract 1024"),
+        (
+            lambda h: {"volume": replace(h.volume, hu=(h.volume.hu + 1024).astype(np.uint16)), "lungs": h.lungs},
+            "none is air",
+        ),
+        (lambda h: {"volume": replace(h.volume, hu=np.where(h.lungs, 40, h.volume.hu).astype(np.int16))}, "no lungs"),
         (lambda h: {"lungs": np.zeros(h.volume.shape, dtype=bool)}, "empty"),
         (lambda h: {"lungs": np.ones((2, 2, 2), dtype=bool)}, "bool array of shape"),
         (lambda h: {"lungs": h.lungs, "count": 400, "diameter_mm": (25, 30)}, "of 400 nodules"),

@@ -13,6 +13,7 @@ from edgelung.calibration import (
     describe_data,
     make_phantom,
     phantom_slabs,
+    read_ct,
     segment_lungs,
     write_luna16,
 )
@@ -165,10 +166,30 @@ def test_a_series_without_lungs_is_passed_over_and_counted(volume):
     assert {slab.series for slab in chosen.slabs} == {1}
     assert (chosen.provenance.series_used, chosen.provenance.series_given) == (1, 3)
     assert chosen.provenance.series_unsuitable <= 2
-    with pytest.raises(InputError, match="no lungs"):
+    with pytest.raises(InputError, match="every voxel is 0"):
         choose_slabs([empty], SEVEN, 1, seed=0)
-    with pytest.raises(InputError, match=r"only 0 of 1 slabs"):
+    with pytest.raises(InputError, match=r"only 0 of 1 slabs.*2 of 2 series were passed over, such as every"):
         choose_slabs([empty, empty], SEVEN, 1, seed=0)
+    solid = replace(volume, hu=np.where(segment_lungs(volume), 30, volume.hu).astype(np.int16))
+    with pytest.raises(InputError, match="no lungs"):
+        choose_slabs([solid], SEVEN, 1, seed=0)
+
+
+def test_what_is_not_in_hounsfield_units_is_named_by_its_file(volume, tmp_path):
+    write_metaimage(tmp_path / "a.mhd", replace(volume, hu=volume.hu + 1024))
+    source = describe_data(tmp_path / "a.mhd")
+    for choose in (
+        lambda: choose_slabs(source, SEVEN, 1, seed=0),
+        lambda: choose_held_out(source, SEVEN, 1, holdout=HOLDOUT),
+        lambda: read_ct(tmp_path / "a.mhd"),
+    ):
+        with pytest.raises(InputError, match=r"a\.mhd: values lie in .* none is air.*subtract 1024") as caught:
+            choose()
+        assert "--allow" not in str(caught.value)  # there is no such word on the host
+    hu = volume.hu.astype(np.float32)
+    hu[20, 4, 5] = np.nan
+    with pytest.raises(InputError, match="1 of 516,096 voxels are NaN, the first in slice 20 of 0"):
+        choose_slabs([volume, replace(volume, hu=hu)], SEVEN, 40, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,21 @@ def test_inspect_and_perf_speak_to_people(bundle):
     assert "source: host" in done.stdout
 
 
+def test_other_numbers_than_hounsfield_units_are_refused_unless_a_word_takes_them(bundle, series, tmp_path):
+    wrong = tmp_path / "unsigned.npz"
+    np.savez(wrong, hu=(np.load(series)["hu"] + 1024).astype(np.uint16), spacing_mm=np.array([1.5, 0.7, 0.7]))
+    words = ["run", wrong, "--bundle", bundle, "--output", tmp_path / "out"]
+    refused = edgelung(*words)
+    assert refused.returncode == 3
+    assert "unsigned.npz: values lie in 124..1074, none is air" in refused.stderr
+    assert "--allow-implausible" in refused.stderr
+    assert not (tmp_path / "out" / "findings.json").exists()
+    taken = edgelung(*words, "--allow-implausible", "--json")
+    assert taken.returncode == 0
+    assert "warning: taken as it is by --allow-implausible: values lie in 124..1074" in taken.stderr
+    assert json.loads(taken.stdout)["implausible"].startswith("values lie in 124..1074")
+
+
 def bad_calls(bundle, series, tmp_path):
     """Name -> (words, exit code, part of the one line)."""
     out = ["--output", tmp_path / "out"]

@@ -9,6 +9,7 @@ from converters.networks import answering_unet
 
 from edgelung.calibration import Holdout, describe_data, make_phantom, write_luna16
 from edgelung.calibration.metaimage_writer import write_metaimage
+from edgelung.converters.datasets import read_luna16, split_scans
 from edgelung.converters.models import UNetWidths
 from edgelung.converters.retraining import Scene, find_teacher, gather_scenes, get_preset, recover
 from edgelung.converters.retraining.crops import CropStream
@@ -132,6 +133,31 @@ def test_labels_teach_without_the_original(tmp_path):
     learnt = recover(model, "probability", [example], own, scenes, spec, epochs=30, threshold=0.0, seed=0)
     assert learnt.last < 0.8 * learnt.first and learnt.shift == 0
     assert learnt.describe().endswith("logits +0.00")
+
+
+def test_a_scan_whose_nodule_has_no_voxel_is_not_learnt_from(tmp_path):
+    write_luna16(tmp_path, scans=4, seed=6, shape=(16, 96, 96), spacing_mm=(3.0, 3.5, 3.5))
+    spec = nodule_segmentation_spec(96, 96).input
+    example = np.random.default_rng(0).uniform(-1000, 1000, (1, 7, 96, 96)).astype(np.float32)
+    own = find_teacher(answering_unet(WIDTHS), "probability", example)
+    source, notes = describe_data(tmp_path), []
+    before = gather_scenes(source, spec, own, count=1, holdout=None, seed=0, note=notes.append)
+    assert not [note for note in notes if "no voxel" in note]
+    trained = {scan.uid for scan in split_scans(read_luna16(tmp_path))[0]}
+    header, *rows = (tmp_path / "annotations.csv").read_text().splitlines()
+    place = next(index for index, row in enumerate(rows) if row.split(",")[0] in trained)
+    cells = rows[place].split(",")
+    rows[place] = ",".join([*cells[:3], "5000", cells[4]])
+    (tmp_path / "annotations.csv").write_text("\n".join([header, *rows]) + "\n")
+    after = gather_scenes(source, spec, own, count=1, holdout=None, seed=0, note=notes.append)
+    assert len(after.all) == len(before.all) - 1
+    (told,) = [note for note in notes if "no voxel" in note]
+    assert f"(line {place + 2}): outside of the volume (1); its scan is left out" in told
+    (tmp_path / "annotations.csv").write_text(
+        "\n".join([header, *(",".join([*row.split(",")[:3], "5000", "6"]) for row in rows)])
+    )
+    with pytest.raises(InputError, match="outside of the volume"):
+        gather_scenes(source, spec, own, count=1, holdout=None, seed=0)
 
 
 def test_a_network_that_tells_everything_apart_by_nothing_cannot_teach():

@@ -102,14 +102,11 @@ def test_logits_give_the_findings_of_probabilities(tmp_path, pipeline):
 
 def test_nothing_found_is_a_result_and_a_failing_engine_is_an_error(bundle, pipeline, monkeypatch):
     empty = axial_volume(np.full((3, 64, 64), -900, np.int16))
-    assert pipeline(empty).findings == ()
+    assert pipeline(empty, allow_implausible=True).findings == ()
     with CTPipeline.load(bundle) as failing:
         monkeypatch.setattr(failing, "_session", type("Failing", (), {"run": fail, "close": lambda self: None})())
         with pytest.raises(BackendError, match="run failed"):
-            failing(empty)
-    broken = axial_volume(np.full((3, 64, 64), np.nan, np.float32))
-    with pytest.raises(BackendError, match="NaN"):
-        pipeline(broken)
+            failing(balls())
 
 
 def fail(session, tensor):
@@ -120,7 +117,7 @@ def test_a_volume_the_bundle_is_not_meant_for_is_refused(pipeline):
     with pytest.raises(InputError, match="slice spacing: 12 mm is outside"):
         pipeline(axial_volume(np.zeros((3, 64, 64), np.int16), spacing_mm=(12, 0.7, 0.7)))
     with pytest.raises(InputError, match="the bundle's rule allows 16"):
-        pipeline(axial_volume(np.zeros((1, 600, 600), np.int16)))
+        pipeline(axial_volume(np.tile(balls().hu, (1, 10, 10))))
     angle = np.radians(30)
     tilt = np.array([[0, 0, 1], [-np.sin(angle), np.cos(angle), 0], [np.cos(angle), np.sin(angle), 0]])
     with pytest.raises(InputError, match=r"tilted by 30\.0 degrees"):
@@ -140,13 +137,14 @@ def test_memory_does_not_follow_the_length_of_the_series(pipeline):
     def peak(depth):
         volume = axial_volume(np.full((depth, 64, 64), -900, np.int16))
         tracemalloc.start()
-        pipeline(volume)
+        pipeline(volume, allow_implausible=True)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
 
     peak(8)
-    assert peak(400) < 1.2 * peak(40) + 400 * 200  # per-slice timings; a float32 slice alone has 16 KiB
+    # Per-slice timings alone grow; a float32 slice has 16 KiB. From 400 slices on the look at the numbers has its most.
+    assert peak(1200) < 1.2 * peak(400) + 800 * 200
 
 
 @pytest.mark.parametrize(
@@ -190,7 +188,7 @@ def test_a_result_never_mixes_with_an_earlier_one(pipeline, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     prepare_output(tmp_path, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    pipeline(axial_volume(np.full((3, 64, 64), -900, np.int16))).save(tmp_path)
+    pipeline(axial_volume(np.full((3, 64, 64), -900, np.int16)), allow_implausible=True).save(tmp_path)
     assert (tmp_path / "findings.csv").read_text() == "seriesuid,coordX,coordY,coordZ,probability\n"
     assert json.loads((tmp_path / "findings.json").read_text())["findings"] == []
 

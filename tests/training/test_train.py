@@ -15,6 +15,7 @@ import torch
 
 from edgelung.calibration import write_luna16
 from edgelung.converters.checkpoint import load_state_dict
+from edgelung.converters.datasets import read_luna16, split_scans
 from edgelung.converters.models import UNetLuna
 from edgelung.converters.training import TrainRecipe, fit, train
 from edgelung.errors import ConversionError, InputError
@@ -59,6 +60,51 @@ def test_the_folder_explains_itself(finished):
     assert sorted(path.name for path in result.folder.iterdir()) == [
         "best.pt", "last.ckpt", "tensorboard", "training.json",
     ]  # fmt: skip
+
+
+def rewrite(data, folder, change):
+    """A copy of the data with other rows in annotations.csv."""
+    shutil.copytree(data, folder)
+    path = folder / "annotations.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *change([row.split(",") for row in rows])]) + "\n")
+    return folder
+
+
+def moved(row, z_mm=5000.0):
+    return ",".join([*row[:3], str(float(row[3]) + z_mm), row[4]])
+
+
+def test_a_nodule_that_no_voxel_answers_is_named_and_its_scan_left_out(recipe, tmp_path):
+    more = tmp_path / "more"
+    write_luna16(more, scans=4, seed=6, shape=(16, 96, 96), spacing_mm=(3.0, 3.5, 3.5))
+    training, _ = split_scans(read_luna16(more))
+    wrong = next(scan.uid for scan in training if scan.nodules)
+
+    def change(rows):
+        first = next(row for row in rows if row[0] == wrong)
+        return [moved(row) if row is first else ",".join(row) for row in rows]
+
+    notes = []
+    result = train(
+        replace(recipe, data=rewrite(more, tmp_path / "one", change), output=tmp_path / "out", epochs=1),
+        note=notes.append,
+    )
+    assert result.training_scans == len(training) - 1
+    (told,) = [note for note in notes if "no voxel" in note]
+    assert "1 of " in told and "(line " in told and told.endswith("outside of the volume (1); its scan is left out")
+    labels = json.loads((result.folder / "training.json").read_text())["labels"]
+    assert (labels["outside"], labels["scans_left_out"]) == (1, 1)
+    assert not any("2.25." in note for note in notes)
+
+
+def test_coordinates_of_other_scans_are_refused(recipe, data, tmp_path):
+    folder = rewrite(data, tmp_path / "moved", lambda rows: [moved(row) for row in rows])
+    with pytest.raises(
+        InputError, match=r"nodules have no voxel in their scan .*outside of the volume .*mirrored"
+    ) as caught:
+        train(replace(recipe, data=folder, output=tmp_path / "out"))
+    assert caught.value.source.endswith("annotations.csv") and "2.25" not in str(caught.value)
 
 
 def test_the_best_weights_are_a_bare_state_of_the_best_validation(finished):

@@ -2,7 +2,7 @@
 
 ::
 
-    <key>/hu.npy, mask.npy, positives.npy, negatives.npy, exact.npy (phantoms only)
+    <key>/hu.npy, mask.npy, positives.npy, negatives.npy, outcomes.npy, strays.npy, exact.npy (phantoms only)
     <key>/scan.json     shapes and types; an entry without it is not there
 
 The key is a hash of everything an entry depends on: the files of the scan by name, size and time of change, its
@@ -17,7 +17,7 @@ import hashlib
 import json
 import secrets
 import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from edgelung.errors import InputError
 
 __all__ = ["cache_scan", "open_cached_scan"]
 
-VERSION = 1  # raised whenever equal keys would hold something else
+VERSION = 2  # raised whenever equal keys would hold something else
 RECORD = "scan.json"
 HINT = "remove the folder, and it is made again"
 
@@ -101,7 +101,7 @@ def _key(scan: LunaScan, seed: int) -> str:
     what = {
         "version": VERSION,
         "files": [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files],
-        "nodules": [asdict(nodule) for nodule in scan.nodules],
+        "nodules": [(nodule.center_lps_mm, nodule.diameter_mm) for nodule in scan.nodules],
         "look_alikes": scan.look_alikes_lps_mm,
         "rules": [THRESHOLD_HU, NODULE_POINTS, LUNG_POINTS, seed],
     }

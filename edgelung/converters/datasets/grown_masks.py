@@ -51,9 +51,10 @@ def grow_points(volume: CtVolume, nodule: Annotation, threshold_hu: float = THRE
     Returns:
         (n, 3) voxel indices; none when the centre is outside of the volume.
     """
-    index = np.rint(volume.lps_mm_to_index(nodule.center_lps_mm)).astype(int)
-    if ((index < 0) | (index >= volume.shape)).any():
+    nearest = np.rint(volume.lps_mm_to_index(nodule.center_lps_mm))
+    if ((nearest < 0) | (nearest >= volume.shape)).any():
         return np.empty((0, 3), dtype=np.int64)
+    index = nearest.astype(int)
     box = tuple(_span(volume, index, axis, nodule.diameter_mm, threshold_hu) for axis in range(3))
     points: npt.NDArray[np.int64] = np.argwhere(volume.hu[box] > threshold_hu) + [span.start for span in box]
     return points

@@ -7,32 +7,35 @@ millimetres.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgelung.converters.datasets.luna16_lists import LAYOUT, Point, Row, read_annotations, read_candidates
 from edgelung.errors import InputError
 
-__all__ = ["Annotation", "LunaScan", "read_luna16", "split_scans"]
+__all__ = ["ANNOTATIONS", "Annotation", "LunaScan", "read_luna16", "split_scans"]
 
-MAX_LIST_BYTES = 1 << 28  # candidates_V2.csv has 40 MB
-LAYOUT = "a LUNA16 root holds subset0 to subset9, annotations.csv and candidates.csv; `edgelung phantom` makes one"
+ANNOTATIONS = "annotations.csv"
 CANDIDATES = ("candidates_V2.csv", "candidates.csv")  # the newer list has more of the nodules
 SPLIT = 11  # one scan of so many validates
-
-Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """A nodule: (x, y, z) LPS millimetres and the diameter in millimetres."""
+    """A nodule.
+
+    Attributes:
+        center_lps_mm: (x, y, z).
+        diameter_mm: Diameter.
+        line: Line of annotations.csv that it is from; 0 when it is from none.
+    """
 
     center_lps_mm: Point
     diameter_mm: float
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class LunaScan:
         nodules: Annotated ones.
         look_alikes_lps_mm: Places that resemble nodules and are none.
         exact_mask: The .mhd file of its exact nodule mask, which only phantoms have.
+        look_alike_lines: The line of each look-alike in its list; empty when they are from none.
     """
 
     uid: str
@@ -52,26 +56,28 @@ class LunaScan:
     nodules: tuple[Annotation, ...]
     look_alikes_lps_mm: tuple[Point, ...]
     exact_mask: Path | None = None
+    look_alike_lines: tuple[int, ...] = field(default=(), compare=False)
 
 
-def read_luna16(root: Path | str) -> tuple[LunaScan, ...]:
+def read_luna16(root: Path | str, *, note: Callable[[str], None] | None = None) -> tuple[LunaScan, ...]:
     """All scans that are there, sorted by name; a part of the subsets is enough.
 
+    Args:
+        root: A folder in LUNA16's layout.
+        note: Called with what a user should know, such as how many rows are of scans that are not there.
+
     Raises:
-        InputError: If this is no LUNA16 root, or a list cannot be read; names file and line.
+        InputError: If this is no LUNA16 root, a list cannot be read or a diameter is that of no nodule; names file and
+            line.
     """
     folder = Path(root)
     files = sorted(folder.glob("subset[0-9]/*.mhd"), key=lambda path: path.stem)
     if not files:
         raise InputError("holds no subset with .mhd files", source=root, hint=LAYOUT)
-    nodules: dict[str, list[Annotation]] = defaultdict(list)
-    for uid, point, diameter in _rows(folder / "annotations.csv", "diameter_mm"):
-        nodules[uid].append(Annotation(point, diameter))
+    uids, remark = {path.stem for path in files}, note or (lambda text: None)
     listed = next((folder / name for name in CANDIDATES if (folder / name).exists()), folder / CANDIDATES[-1])
-    look_alikes: dict[str, list[Point]] = defaultdict(list)
-    for uid, point, kind in _rows(listed, "class"):
-        if kind == 0:
-            look_alikes[uid].append(point)
+    nodules = _by_scan(read_annotations(folder / ANNOTATIONS, uids, remark))
+    look_alikes = _by_scan(read_candidates(listed, uids, remark))
     return tuple(_scan(path, nodules[path.stem], look_alikes[path.stem]) for path in files)
 
 
@@ -94,40 +100,25 @@ def split_scans(scans: Sequence[LunaScan]) -> tuple[tuple[LunaScan, ...], tuple[
     return tuple(s for s in scans if s.uid not in chosen), tuple(s for s in scans if s.uid in chosen)
 
 
-def _scan(path: Path, nodules: list[Annotation], look_alikes: list[Point]) -> LunaScan:
+def _by_scan(rows: Sequence[Row]) -> defaultdict[str, list[Row]]:
+    scans: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        scans[row.uid].append(row)
+    return scans
+
+
+def _scan(path: Path, nodules: Sequence[Row], look_alikes: Sequence[Row]) -> LunaScan:
     exact = path.parents[1] / "masks" / path.name
-    return LunaScan(path.stem, path, tuple(nodules), tuple(look_alikes), exact if exact.is_file() else None)
+    return LunaScan(
+        path.stem,
+        path,
+        tuple(Annotation(row.point_lps_mm, row.number, row.line) for row in nodules),
+        tuple(row.point_lps_mm for row in look_alikes),
+        exact if exact.is_file() else None,
+        tuple(row.line for row in look_alikes),
+    )
 
 
 def _rank(uid: str) -> float:
     """A number in 0..1 that a name alone decides."""
     return int.from_bytes(hashlib.sha256(uid.encode()).digest()[:8], "big") / 2**64
-
-
-def _rows(path: Path, last: str) -> Iterator[tuple[str, Point, float]]:
-    """(uid, LPS point, number in the column ``last``) of each line."""
-    names = ("seriesuid", "coordX", "coordY", "coordZ", last)
-    try:
-        if path.stat().st_size > MAX_LIST_BYTES:
-            raise InputError(f"has more than {MAX_LIST_BYTES >> 20} MiB", source=path, hint=LAYOUT)
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
-            if tuple(header) != names:
-                raise InputError(f"has the columns {header}, not {list(names)}", source=path, hint=LAYOUT)
-            for row in reader:
-                yield _row(row, path, reader.line_num)
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror or error})", source=path, hint=LAYOUT) from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"is no list in CSV ({error})", source=path, hint=LAYOUT) from None
-
-
-def _row(row: list[str], path: Path, line: int) -> tuple[str, Point, float]:
-    try:
-        uid, x, y, z, number = row[0], *map(float, row[1:])
-        if len(row) != 5 or not all(map(math.isfinite, (x, y, z, number))):
-            raise ValueError
-    except (ValueError, IndexError, TypeError):
-        raise InputError("is no series with four numbers", source=path, field=f"line {line}", hint=LAYOUT) from None
-    return uid, (x, y, z), number

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgelung.calibration import DataSource, Holdout, insert_nodules, make_phantom, segment_lungs
-from edgelung.converters.datasets import label_scan, read_luna16, split_scans
+from edgelung.calibration import DataSource, Holdout, insert_nodules, make_phantom, read_ct, segment_lungs
+from edgelung.converters.datasets import LabelCounts, LunaScan, is_complete, label_scan, read_luna16, split_scans
 from edgelung.converters.retraining.scenes import Points, Scene
 from edgelung.converters.retraining.teacher import Teacher
 from edgelung.errors import InputError
-from edgelung.runtime import read_series
 from edgelung.runtime.preprocess import prepare_stack
 from edgelung.spec import NetworkInput
 from edgelung.volume import CtVolume
@@ -57,6 +57,7 @@ def gather_scenes(
     count: int,
     holdout: Holdout | None,
     seed: int,
+    note: Callable[[str], None] | None = None,
     tick: Tick | None = None,
 ) -> Scenes:
     """Make the scenes of a retraining, and see where the original marks what is no known nodule.
@@ -68,6 +69,7 @@ def gather_scenes(
         count: Copies of one series with other nodules in each, or phantoms; of several series four times as many.
         holdout: Slices of the one series that nothing is learnt from.
         seed: Of the choice of series, and of nodules.
+        note: Called with what a user should know of the labels.
         tick: Called with (scenes made, scenes in all).
 
     Raises:
@@ -77,9 +79,10 @@ def gather_scenes(
         total, words, labelled = count, "phantoms with their exact masks", False
         made = _phantoms(spec, teacher, total, seed)
     elif source.kind == "luna16":
-        chosen = [scan for scan in split_scans(read_luna16(source.series[0].parent.parent))[0] if scan.nodules]
+        root, remark = source.series[0].parent.parent, note or (lambda text: None)
+        chosen = [scan for scan in split_scans(read_luna16(root, note=remark))[0] if scan.nodules]
         order = np.random.default_rng(seed).permutation(len(chosen))[: count * SERIES_PER_SCENE]
-        made = (_labelled(chosen[int(index)], spec) for index in order)
+        made = _labelled([chosen[int(index)] for index in order], root, spec, remark)
         total, words, labelled = len(order), "LUNA16 scans with masks grown from their annotations", True
     else:
         made = _inserted(source, spec, teacher, count, holdout, seed)
@@ -111,11 +114,23 @@ def _phantoms(spec: NetworkInput, teacher: Teacher, count: int, seed: int) -> It
         yield _scene(hu, mask, np.ones_like(mask), spec, None, teacher, seed + index)
 
 
-def _labelled(scan: Any, spec: NetworkInput) -> Scene:
-    labelled = label_scan(scan)
-    slices = np.flatnonzero(labelled.mask.any(axis=(1, 2)))
-    near = np.unique(np.clip(slices[:, None] + np.arange(-4, 5), 0, len(labelled.hu) - 1))
-    return _scene(labelled.hu, labelled.mask, np.ones_like(labelled.mask), spec, near, None, 0)
+def _labelled(
+    scans: Sequence[LunaScan], root: Path, spec: NetworkInput, note: Callable[[str], None]
+) -> Iterator[Scene]:
+    counts, nodules = LabelCounts(), sum(len(scan.nodules) for scan in scans)
+    for scan in scans:
+        labelled = label_scan(scan)
+        counts = counts.with_scan(scan, labelled)
+        counts.check(root, nodules)
+        if not is_complete(labelled):
+            continue
+        slices = np.flatnonzero(labelled.mask.any(axis=(1, 2)))
+        near = np.unique(np.clip(slices[:, None] + np.arange(-4, 5), 0, len(labelled.hu) - 1))
+        yield _scene(labelled.hu, labelled.mask, np.ones_like(labelled.mask), spec, near, None, 0)
+    if scans and counts.left_out == len(scans):
+        raise counts.refusal(root, consequence="no scan is left to train on")
+    for line in counts.notes():
+        note(line)
 
 
 def _inserted(
@@ -124,7 +139,7 @@ def _inserted(
     order = np.random.default_rng(seed).permutation(len(source.series))[: count * SERIES_PER_SCENE]
     copies = -(-count // len(order))
     for place, index in enumerate(order):
-        volume = read_series(source.series[int(index)]).to_axial()
+        volume = read_ct(source.series[int(index)])
         lungs = segment_lungs(volume)
         allowed = _allowed(volume, spec, holdout)
         where = np.zeros_like(lungs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,12 @@ class RunFolder:
     Attributes:
         path: Where.
         identity: What the training computes, as JSON data; another one's checkpoint is refused.
+        labels: What became of the annotations, in numbers; for the report.
     """
 
     path: Path
     identity: Mapping[str, Any]
+    labels: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def best(self) -> Path:
@@ -113,7 +115,13 @@ class RunFolder:
             "states": dict(progress.states),
         }
         write_whole(self.last, _saved(content))
-        report = {"version": VERSION, **self.identity, "epochs_done": progress.epoch, "history": history}
+        report = {
+            "version": VERSION,
+            **self.identity,
+            "labels": dict(self.labels),
+            "epochs_done": progress.epoch,
+            "history": history,
+        }
         write_whole(self.report, (json.dumps(report, indent=1) + "\n").encode("ascii"))
 
     def load(self) -> Progress | None:

@@ -6,14 +6,22 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from edgelung.converters.datasets import LunaScan, cache_scan, read_luna16, split_scans
+from edgelung.converters.datasets import (
+    LabelCounts,
+    LunaScan,
+    cache_scan,
+    is_complete,
+    open_cached_scan,
+    read_luna16,
+    split_scans,
+)
 from edgelung.converters.training.checkpoints import RunFolder
 from edgelung.converters.training.fit import Job, fit
 from edgelung.converters.training.recipe import TrainRecipe
@@ -73,7 +81,7 @@ def train(
     """
     announce, remark, draw = stage or _ignore, note or _ignore, tick or _ignore
     announce("read the data set")
-    scans = read_luna16(recipe.data)
+    scans = read_luna16(recipe.data, note=remark)
     sides = split_scans(scans)
     fabric = _make_fabric(recipe)
     folder = RunFolder(recipe.output, {**recipe.decisions(), "data": _fingerprint(scans)})
@@ -82,7 +90,10 @@ def train(
         remark("there is no last.ckpt yet: begins with the first epoch")
     announce(f"label {len(scans)} scans")
     cache = recipe.cache or recipe.output / "cache"
-    training, validation = (_label(side, cache, recipe.seed, draw) for side in sides)
+    (training, validation), counts = _label(sides, cache, recipe, draw)
+    for line in counts.notes():
+        remark(line)
+    folder = replace(folder, labels=counts.to_json())
     announce(f"train on {len(training)} scans, validate on {len(validation)}")
     _launch(fabric, Job(recipe, folder, training, validation, remark, draw))
     progress = folder.load()
@@ -95,17 +106,36 @@ def _ignore(text: str) -> None:
     """Nobody listens."""
 
 
-def _label(scans: Sequence[LunaScan], cache: Path, seed: int, tick: Callable[[str], None]) -> tuple[Path, ...]:
-    entries = []
-    for number, scan in enumerate(scans, start=1):
-        tick(f"scan {number} of {len(scans)}")
-        entries.append(cache_scan(scan, cache, seed=seed))
-    return tuple(entries)
+def _label(
+    sides: Sequence[Sequence[LunaScan]], cache: Path, recipe: TrainRecipe, tick: Callable[[str], None]
+) -> tuple[list[tuple[Path, ...]], LabelCounts]:
+    """The cache entries of each side, without scans of which a nodule has no voxel; and what became of the labels."""
+    scans = [scan for side in sides for scan in side]
+    nodules, counts, number = sum(len(scan.nodules) for scan in scans), LabelCounts(), 0
+    labelled: list[tuple[Path, ...]] = []
+    for side, name in zip(sides, ("train", "validate"), strict=True):
+        entries = []
+        for scan in side:
+            number += 1
+            tick(f"scan {number} of {len(scans)}")
+            entry = cache_scan(scan, cache, seed=recipe.seed)
+            content = open_cached_scan(entry)
+            counts = counts.with_scan(scan, content)
+            counts.check(recipe.data, nodules)
+            if is_complete(content):
+                entries.append(entry)
+        if not entries:
+            raise counts.refusal(recipe.data, consequence=f"no scan is left to {name} on")
+        labelled.append(tuple(entries))
+    return labelled, counts
 
 
 def _fingerprint(scans: Sequence[LunaScan]) -> str:
     """Which scans there are and what is annotated in them, wherever they lie; tells nothing of either."""
-    what = [(scan.uid, [asdict(nodule) for nodule in scan.nodules]) for scan in scans]
+    what = [  # not the lines of the list: in another order it is the same
+        (scan.uid, [{"center_lps_mm": item.center_lps_mm, "diameter_mm": item.diameter_mm} for item in scan.nodules])
+        for scan in scans
+    ]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
