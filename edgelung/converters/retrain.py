@@ -182,6 +182,8 @@ class _Work:
             plane=record.spec.input.tensor.plane,
         )
         self.note(pruned.describe())
+        if pruned.describe_left():
+            self.note(f"not pruned: {pruned.describe_left()}")
         summary = pruned.describe()
         if self.finished[RECOVER] is None:
             self.announce("fit the weights that are left")
