@@ -101,7 +101,9 @@ def convert(
             if recipe.retrains:
                 identity = identify_slabs(slabs)
                 workspace = stack.enter_context(open_workspace(recipe, record.source_sha256, identity, remark))
-                trained = retrain(recipe, record, slabs, workspace, announce=announce, note=remark, tick=tick)
+                trained = retrain(
+                    recipe, record, slabs, workspace, environment=environment, announce=announce, note=remark, tick=tick
+                )
                 record = trained.record
             elif recipe.restructures:
                 announce("restructure")
