@@ -15,6 +15,7 @@ from edgelung.converters.quantisation.qdq_export import with_all_ranges
 from edgelung.converters.recipe import HOST, Recipe
 from edgelung.converters.record import ConversionRecord
 from edgelung.converters.retraining import prepare_rounding
+from edgelung.converters.route import Algorithm
 from edgelung.converters.slabs import Slabs
 from edgelung.converters.stages import export
 from edgelung.converters.targets.onnx_int8 import quantise_onnx
@@ -62,7 +63,7 @@ def rehearse(
             quantise_onnx(graph, name, slabs.fit[:FITTED], graph.with_name("ptq.onnx"))
         if environment is not None:
             # Every algorithm compiles the same operators; mmse would take a quarter of an hour to find ranges.
-            algorithm = None if recipe.route.algorithm is None else "normal"
+            algorithm: Algorithm | None = None if recipe.route.algorithm is None else "normal"
             build_rknn(
                 graph,
                 environment,
