@@ -45,7 +45,8 @@ _WAYS_OUT = {
         "SiLU", "silu", "GELU", "gelu", "Mish", "mish", "ELU", "elu", "Hardswish", "hardswish", "Hardsigmoid",
         "hardsigmoid", "Tanh", "tanh", "Softplus", "softplus", "LeakyReLU", "leaky_relu", "PReLU", "prelu", "ReLU6",
         "relu6", "clamp", "Hardtanh", "hardtanh", "CELU", "celu", "SELU", "selu", "RReLU", "rrelu",
-        "Threshold", "threshold", "LogSigmoid", "logsigmoid", "Softsign", "softsign", "Tanhshrink", "Softshrink", "Hardshrink", "GLU", "glu",
+        "Threshold", "threshold", "LogSigmoid", "logsigmoid", "Softsign", "softsign", "Tanhshrink", "Softshrink",
+        "Hardshrink", "GLU", "glu",
     ),
     _STATISTICS: (
         "GroupNorm", "group_norm", "LayerNorm", "layer_norm", "InstanceNorm2d", "instance_norm",
