@@ -28,6 +28,7 @@ CONVERTER_ROOMS = (
     ("edgelung.converters.sensitivity",),
     ("edgelung.converters.retrain",),
     ("edgelung.converters.workspace",),
+    ("edgelung.converters.rehearsal",),
     ("edgelung.converters.stages",),
     ("edgelung.converters.loading",),
     ("edgelung.converters.slabs",),

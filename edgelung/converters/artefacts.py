@@ -15,7 +15,7 @@ import onnx
 from edgelung._codec import to_json
 from edgelung.boards import describe_processor
 from edgelung.bundle import Artefact, BundleWriter, FidelityRow, LayerCounts
-from edgelung.converters.fidelity import require_fidelity
+from edgelung.converters.fidelity import find_ways_out, require_fidelity
 from edgelung.converters.recipe import HOST, Recipe
 from edgelung.converters.record import ConversionRecord
 from edgelung.converters.route import Precision
@@ -157,7 +157,14 @@ class ArtefactMaker:
     ) -> tuple[tuple[FidelityRow, ...], float]:
         rows, tolerance = check_artefact(self.record, precision, self.answers, outputs, golden, self.slabs)
         if not self.recipe.keep_failing:
-            require_fidelity(rows, f"{engine} {precision}")
+            ways_out = find_ways_out(
+                precision,
+                npu=engine == "rknn",
+                trained=self.record.rounding is not None,
+                trainable=self.record.model is not None,
+                has_data=self.recipe.data is not None,
+            )
+            require_fidelity(rows, f"{engine} {precision}", ways_out)
         return rows, tolerance
 
     def _name(self, target: str, precision: str, suffix: str) -> str:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -104,7 +105,9 @@ def convert(
             if recipe.retrains:
                 identity = identify_slabs(slabs)
                 workspace = stack.enter_context(open_workspace(recipe, record.source_sha256, identity, remark))
-                trained = retrain(recipe, record, slabs, workspace, announce=announce, note=remark, tick=tick)
+                trained = retrain(
+                    recipe, record, slabs, workspace, environment=environment, announce=announce, note=remark, tick=tick
+                )
                 record = trained.record
             elif recipe.restructures:
                 announce("restructure")
@@ -161,7 +164,9 @@ def _add_weights(writer: BundleWriter, record: ConversionRecord, state: dict[str
     if state is None:
         return None
     name = f"networks/{record.name}/weights.safetensors"
-    save_file({key: tensor.contiguous() for key, tensor in state.items()}, writer.stage_file(name))
+    # A copy each: safetensors refuses tensors that share memory, as a layer with two names does.
+    whole = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
+    save_file(whole, writer.stage_file(name))
     return writer.add_staged(name)
 
 

@@ -10,7 +10,7 @@ docs/verification.md has the measurements that the limits come from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelung.bundle import FidelityRow
+from edgelung.converters.route import Precision
 from edgelung.converters.verify import FP32_LIMIT, FP32_RELATIVE_LIMIT, Agreement, compare_outputs
 from edgelung.errors import VerificationError
 
@@ -28,6 +29,7 @@ __all__ = [
     "RETRAINED",
     "TRAINED_LIMITS",
     "FidelityLimits",
+    "find_ways_out",
     "measure_fidelity",
     "measure_nodules",
     "require_fidelity",
@@ -42,7 +44,7 @@ TRUTH = "inserted nodules"
 LOST_RECALL, MORE_FALSE = 0.1, 1.5
 LEAST_FALSE = 50  # pixels a slab: a few more than next to none are no failure
 NOTHING_MARKED = "choose slices with nodules: --data and --holdout, or another --seed"
-NOTHING_LEARNT = "train it longer (--preset, --epochs), prune less, or give CTs with --data"
+NOTHING_LEARNT = "train it longer (--preset, --epochs), prune less, or give real CTs with --data if there were none"
 
 
 @dataclass(frozen=True)
@@ -169,19 +171,52 @@ def measure_nodules(
     )  # fmt: skip
 
 
-def require_fidelity(rows: Sequence[FidelityRow], name: str) -> None:
+def require_fidelity(rows: Sequence[FidelityRow], name: str, ways_out: Mapping[str, str] | None = None) -> None:
     """Accept only rows that all keep their limits.
+
+    Args:
+        rows: Of one artefact.
+        name: Of the artefact.
+        ways_out: By what a row is measured against, what a user can do about one that misses.
 
     Raises:
         VerificationError: Naming the first that does not.
     """
     for row in rows:
         if row.limit is not None and not row.kept:
-            hint = "the original is not kept; try real CTs with --data, another --ptq, or --precision fp16"
-            raise VerificationError(
-                f"{name}: {row.metric} on {row.data} ({row.bound})", row.value, row.limit,
-                hint=f"{hint}; --keep-failing writes the bundle all the same, marked",
-            )  # fmt: skip
+            hints = ((ways_out or {}).get(row.against, ""), "--keep-failing writes the bundle all the same, marked")
+            metric = f"{name}: {row.metric} on {row.data} ({row.bound})"
+            raise VerificationError(metric, row.value, row.limit, hint="; ".join(filter(None, hints)))
+
+
+def find_ways_out(precision: Precision, *, npu: bool, trained: bool, trainable: bool, has_data: bool) -> dict[str, str]:
+    """What to do about an artefact that misses a limit, by what it is measured against: only what can help.
+
+    Args:
+        precision: Of the artefact.
+        npu: Whether it is for an NPU.
+        trained: Whether the network was trained to round as it does.
+        trainable: Whether it could be.
+        has_data: Whether CTs were given.
+    """
+    real = [] if has_data else ["give real CTs with --data"]
+    if trained:
+        compiled = "the engine computes something else than the network that was trained; training again does not help"
+    elif precision == "fp32":
+        compiled = "the compiled file computes something else than the network, which is an error of edgelung"
+    elif precision == "fp16":
+        compiled = "its values may not fit float16: try --ptq"
+    else:
+        others = [*(["another --ptq"] if npu else []), *(["--qat"] if trainable else [])]
+        options = _alternatives([*others, "--precision fp16" if npu else "--precision fp32"])
+        compiled = "; ".join(["int8 does not keep the network", *real, f"try {options}"])
+    learnt = _alternatives(["train it longer (--preset, --epochs)", "prune less", *real])
+    return {ORIGINAL: compiled, RETRAINED: compiled, TRUTH: f"the network has not learnt enough: {learnt}"}
+
+
+def _alternatives(options: Sequence[str]) -> str:
+    *first, last = options
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _row(

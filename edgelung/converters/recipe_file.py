@@ -19,12 +19,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
-__all__ = ["read_recipe", "shaping_options", "write_recipe"]
+__all__ = ["learning_options", "read_recipe", "shaping_options", "write_recipe"]
 
 MAX_FILE_BYTES: Final = 1 << 16
 HINT: Final = "docs/convert.md explains every key"
 # What belongs to one run: where things lie (names of files and folders can name a patient), and how the run is made.
 _OF_ONE_RUN: Final = frozenset(("source", "output", "spec", "data", "overwrite", "resume", "keep_failing", "scan"))
+# What is done with a network that has learnt.
+_OF_COMPILING: Final = frozenset(("targets", "precision", "ptq", "toolkit", "verification_slabs"))
 _NEEDS_DATA: Final = "needs_data"
 _LEFT_BY_JSON: Final = re.compile(r"[\x7f-\x9f]")
 
@@ -47,6 +49,17 @@ _Document: Any = _document()
 def shaping_options(recipe: Recipe) -> dict[str, Any]:
     """The options that shape the result, as JSON data: no paths, and none that are None."""
     return {name: value for name, value in to_json(recipe).items() if name not in _OF_ONE_RUN}
+
+
+def learning_options(recipe: Recipe) -> dict[str, Any]:
+    """The options that shape what a network learns, likewise; what it is compiled to, and verified on, are not.
+
+    Of the target and the arithmetic there is what they decide: by how many channels a network is pruned, and whether
+    and for what it is restructured.
+    """
+    options = {name: value for name, value in shaping_options(recipe).items() if name not in _OF_COMPILING}
+    form = recipe.route.precision if recipe.restructures else ""
+    return {**options, "round_to": recipe.channel_block, "restructure": form}
 
 
 def write_recipe(recipe: Recipe) -> str:

@@ -24,9 +24,10 @@ from edgelung.converters.passes import (
     unfold,
 )
 from edgelung.converters.pruning import GroupSensitivity, LayerCut, prune, reconstruct, scan_sensitivity
-from edgelung.converters.quantisation import RK3588_RULES, prepare_qat, to_exportable
+from edgelung.converters.quantisation import to_exportable
 from edgelung.converters.recipe import Recipe
 from edgelung.converters.record import ConversionRecord
+from edgelung.converters.rehearsal import rehearse
 from edgelung.converters.retraining import (
     Retrained,
     Scenes,
@@ -41,6 +42,7 @@ from edgelung.converters.retraining import (
 )
 from edgelung.converters.slabs import Slabs
 from edgelung.converters.stages import middle_of
+from edgelung.converters.toolkit import ToolkitEnvironment
 from edgelung.converters.workspace import Workspace
 from edgelung.errors import ConversionError
 from edgelung.spec import NetworkInput
@@ -74,9 +76,9 @@ class RetrainedRecord:
 
 
 def identify_slabs(slabs: Slabs) -> str:
-    """Equal for equal data: a hash of what is fitted to and verified on."""
+    """Equal for equal data to learn from: a hash of what is fitted to, which is chosen from all of them."""
     digest = hashlib.sha256()
-    for tensor in (*slabs.fit, *slabs.verify):
+    for tensor in slabs.fit:
         digest.update(tensor.tobytes())
     return digest.hexdigest()
 
@@ -87,13 +89,15 @@ def retrain(
     slabs: Slabs,
     workspace: Workspace,
     *,
+    environment: ToolkitEnvironment | None = None,
     announce: Tell,
     note: Tell,
     tick: Tell | None,
 ) -> RetrainedRecord:
     """Prune, restructure, let the network learn again, and train with rounding, as far as the recipe asks for it.
 
-    A stage whose result is in the workspace is not done again.
+    A stage whose result is in the workspace is not done again. What comes after the training is rehearsed before it,
+    with ``environment`` as far as a target needs the vendor's toolkit.
 
     Raises:
         ConversionError: When the network cannot be followed, pruned or trained.
@@ -114,8 +118,9 @@ def retrain(
     if recipe.restructures:
         record = work.restructure(record)
     folded = _model(record)
-    if recipe.qat:  # what cannot be int8 is refused before hours are spent on it
-        prepare_qat(_graph(record.model), RK3588_RULES)
+    if work.finished[QAT if recipe.qat else RECOVER] is None:
+        announce("rehearse what comes after the training")
+        rehearse(recipe, record, slabs, environment, tick)
     record = work.recover(record)
     if recipe.qat:
         record = work.quantise(record)
@@ -182,6 +187,8 @@ class _Work:
             plane=record.spec.input.tensor.plane,
         )
         self.note(pruned.describe())
+        if pruned.describe_left():
+            self.note(f"not pruned: {pruned.describe_left()}")
         summary = pruned.describe()
         if self.finished[RECOVER] is None:
             self.announce("fit the weights that are left")

@@ -19,8 +19,8 @@ from edgelung import __version__
 from edgelung._codec import from_json, parse_json, to_json
 from edgelung.converters.durable import PARTIAL, hold_folder, read_plain, remove_held, replace_file
 from edgelung.converters.recipe import Recipe
-from edgelung.converters.recipe_file import shaping_options
-from edgelung.errors import ConversionError, InputError
+from edgelung.converters.recipe_file import learning_options
+from edgelung.errors import ConversionError, EdgelungError, InputError
 
 __all__ = ["Workspace", "open_workspace", "workspace_folder"]
 
@@ -30,7 +30,10 @@ MAX_INDEX_BYTES: Final = 1 << 20
 _INDEX, _ENDING = "stages.json", ".safetensors"
 _STAGE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _HASHED = ("checkpoint", "data set", "spec")
-_START_ANEW = "repeat it with the options it had, or leave out --resume to start anew"
+_MAY_CHANGE = "where --target, --ptq, --toolkit, --verification-slabs and --keep-failing may be other ones"
+_START_ANEW = (
+    f"repeat it with the options it had ({_MAY_CHANGE.removeprefix('where ')}), or leave out --resume to start anew"
+)
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,7 @@ class Workspace:
             stage: Its name: lower-case letters, digits and '-'.
             state: Name -> tensor, any dtype, shape and device; a state_dict as a rule.
 
-        Raises:
-            ConversionError: When it cannot be written.
+        When it cannot be written a note says so and the conversion goes on: what was learnt is still in memory.
         """
         # safetensors refuses tensors that share memory, as tied weights do: each is written whole
         whole = {
@@ -114,12 +116,12 @@ class Workspace:
             replace_file(self._folder / made.file, content)
             self._write_index((*earlier, made))
         except OSError as error:
-            reason = f"its result cannot be kept for --resume ({error.strerror})"
-            raise ConversionError(stage, reason, hint="make room, or choose another --output") from error
+            self._note(f"the result of {stage} cannot be kept for --resume ({error.strerror}); the conversion goes on")
 
     def _write_index(self, stages: tuple[_Stage, ...]) -> None:
-        self._index = replace(self._index, stages=stages)
-        replace_file(self._folder / _INDEX, json.dumps(to_json(self._index), indent=2).encode())
+        index = replace(self._index, stages=stages)
+        replace_file(self._folder / _INDEX, json.dumps(to_json(index), indent=2).encode())
+        self._index = index
 
 
 def workspace_folder(output: Path) -> Path:
@@ -133,8 +135,9 @@ def open_workspace(
 ) -> Iterator[Workspace]:
     """The workspace of a conversion, for as long as it runs.
 
-    It is removed when the block is left without an error or nothing was saved in it. Otherwise it stays, and a
-    conversion with ``recipe.resume`` finds it again; without ``resume`` what an earlier one left is removed.
+    It is removed when the block is left without an error or nothing was saved in it. Otherwise it stays, the error
+    says so, and a conversion with ``recipe.resume`` finds it again; without ``resume`` what an earlier one left is
+    removed.
 
     Args:
         recipe: What is asked for.
@@ -145,6 +148,7 @@ def open_workspace(
     Raises:
         InputError: When a conversion to the same output runs, when the one to resume was another one, or when the
             folder cannot be used.
+        ConversionError: In place of an error that is none of edgelung's, when something was saved.
     """
     remark = note or (lambda text: None)
     folder = workspace_folder(recipe.output)
@@ -159,18 +163,33 @@ def open_workspace(
             remark("what an interrupted conversion left was removed")
         try:
             yield workspace
-        except BaseException:
-            if workspace.finished:
-                remark(f"finished and kept: {', '.join(workspace.finished)}; go on with --resume")
-            else:
+        except BaseException as error:
+            if not workspace.finished:
                 _remove(folder)
-            raise
+                raise
+            kept = f"finished and kept: {', '.join(workspace.finished)}; go on with --resume"
+            if not isinstance(error, Exception):
+                remark(kept)
+                raise
+            told = error if isinstance(error, EdgelungError) else _as_error(error)
+            told.hint = "; ".join(filter(None, (told.hint, f"{kept}, {_MAY_CHANGE}")))
+            raise told from (None if told is error else error)
         _remove(folder)
 
 
+def _as_error(error: Exception) -> ConversionError:
+    """One line for what nobody raised on purpose."""
+    if isinstance(error, OSError):
+        return ConversionError(
+            "write", f"a file cannot be written or read ({error.strerror or error})", hint="make room"
+        )
+    text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return ConversionError("convert", f"stopped by an error that edgelung does not know ({text})")
+
+
 def _key(recipe: Recipe, source_sha256: str, data_identity: str) -> dict[str, str]:
-    """Everything that shapes the result, by the name under which a difference is reported."""
-    options = {name.replace("_", "-"): json.dumps(value) for name, value in shaping_options(recipe).items()}
+    """Everything that shapes what is learnt, by the name under which a difference is reported."""
+    options = {name.replace("_", "-"): json.dumps(value) for name, value in learning_options(recipe).items()}
     spec = _hash(recipe.spec.read_bytes()) if recipe.spec else ""
     data = _hash(data_identity.encode())
     versions = {"edgelung": __version__, "torch": str(torch.__version__)}

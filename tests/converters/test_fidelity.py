@@ -1,11 +1,20 @@
 """Masks and probabilities of an artefact against the original: wrong networks are not let pass."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from edgelung.converters.fidelity import LIMITS, RETRAINED, measure_fidelity, require_fidelity, to_probability
+from edgelung.converters.fidelity import (
+    LIMITS,
+    RETRAINED,
+    TRUTH,
+    find_ways_out,
+    measure_fidelity,
+    require_fidelity,
+    to_probability,
+)
 from edgelung.errors import ConversionError, VerificationError
 
 DATA = "made-up slabs"
@@ -111,3 +120,32 @@ def test_logits_become_probabilities_without_overflow():
     expected = [0, 1 / (1 + math.exp(2)), 0.5, 1 / (1 + math.exp(-2)), 1]
     np.testing.assert_allclose(probability, expected, atol=1e-6)
     assert to_probability(logits, "probability") is logits
+
+
+@pytest.mark.parametrize("against", ["original network in float32", RETRAINED, TRUTH])
+@pytest.mark.parametrize("has_data", [True, False])
+@pytest.mark.parametrize(
+    ("precision", "npu", "trained", "trainable", "says", "never"),
+    [
+        ("int8", True, False, True, "another --ptq, --qat or --precision fp16", "edgelung"),
+        ("int8", False, False, True, "try --qat or --precision fp32", "another --ptq"),
+        ("int8", True, False, False, "another --ptq or --precision fp16", "--qat"),
+        ("int8", False, True, True, "something else than the network that was trained", "--data"),
+        ("fp16", True, False, True, "may not fit float16: try --ptq", "--data"),
+        ("fp32", False, False, True, "an error of edgelung", "--data"),
+    ],
+)
+def test_the_way_out_of_a_missed_limit_is_one_that_can_help(
+    precision, npu, trained, trainable, says, never, has_data, against
+):
+    ways = find_ways_out(precision, npu=npu, trained=trained, trainable=trainable, has_data=has_data)
+    hint = ways[against]
+    if against == TRUTH:  # the network itself, whatever was made of it
+        says, never = "train it longer (--preset, --epochs)", "--ptq"
+    assert says in hint and never not in hint
+    assert not (has_data and "--data" in hint)
+    row = replace(measured(originals(), "int8")[0], against=against, value=1.0, limit=0.5)
+    with pytest.raises(VerificationError) as caught:
+        require_fidelity([row], "onnxruntime int8", ways)
+    assert caught.value.hint == f"{hint}; --keep-failing writes the bundle all the same, marked"
+    assert caught.value.metric.startswith("onnxruntime int8: ")

@@ -14,7 +14,7 @@ import torch
 from edgelung.converters import Recipe
 from edgelung.converters.durable import LOCK_NAME
 from edgelung.converters.workspace import open_workspace, workspace_folder
-from edgelung.errors import ConversionError, InputError
+from edgelung.errors import ConversionError, EdgelungError, InputError, VerificationError
 
 SOURCE = "a" * 64
 
@@ -207,20 +207,86 @@ def test_neither_data_nor_paths_are_written_down(recipe, tmp_path):
     assert str(tmp_path) not in text
 
 
-def test_a_full_disk_is_one_line_and_keeps_what_was_there(recipe, again, monkeypatch):
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
+def full(*_):
+    raise OSError(28, "No space left on device")
 
+
+def test_a_full_disk_is_told_and_the_conversion_goes_on_with_what_is_in_memory(recipe, again, monkeypatch):
     interrupted(recipe, "prune")
-    with (
-        pytest.raises(ConversionError, match=r"qat: .*No space left"),
-        open_workspace(again, SOURCE, "data") as workspace,
-    ):
-        monkeypatch.setattr(os, "fsync", full)
-        workspace.save("qat", weights())
-    monkeypatch.undo()
+    notes = []
+    with pytest.raises(KeyboardInterrupt), open_workspace(again, SOURCE, "data", notes.append) as workspace:
+        with monkeypatch.context() as disk:
+            disk.setattr(os, "fsync", full)
+            workspace.save("qat", weights())
+        raise KeyboardInterrupt
+    assert "the result of qat cannot be kept for --resume (No space left on device); the conversion goes on" in notes
     with open_workspace(again, SOURCE, "data") as workspace:
         assert workspace.finished == ("prune",)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConversionError("toolkit", "it crashed", hint="try 2.3.2"), "toolkit: it crashed; try 2.3.2; finished"),
+        (VerificationError("mask Dice", 0.1, 0.9), "mask Dice is 0.1, the limit is 0.9; finished"),
+        (OSError(28, "No space left on device"), "write: a file cannot be written or read (No space left on device)"),
+        (RuntimeError("odd\nand long"), "that edgelung does not know (RuntimeError: odd); finished"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_an_error_after_a_finished_stage_says_that_it_is_kept_and_how_to_go_on(recipe, again, error, message):
+    with pytest.raises(EdgelungError) as caught, open_workspace(recipe, SOURCE, "data") as workspace:
+        workspace.save("recover", weights())
+        raise error
+    line = str(caught.value)
+    assert message in line and "\n" not in line
+    assert "finished and kept: recover; go on with --resume, where --target" in line and "--keep-failing" in line
+    with open_workspace(again, SOURCE, "data") as workspace:
+        assert workspace.finished == ("recover",)
+
+
+def test_an_error_before_anything_was_finished_is_as_it_was(recipe):
+    with pytest.raises(RuntimeError, match="odd"), open_workspace(recipe, SOURCE, "data"):
+        raise RuntimeError("odd")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"targets": ("onnxruntime",)},
+        {"targets": ("rk3588", "onnxruntime")},
+        {"targets": ("rk3588s",), "toolkit": "2.3.2"},
+        {"verification_slabs": 2},
+        {"keep_failing": True, "overwrite": True},
+        {"round_to": 16},  # which is what int8 asks for
+    ],
+)
+def test_what_does_not_shape_what_is_learnt_may_be_another(recipe, again, changes):
+    interrupted(replace(recipe, targets=("rk3588s",)), "recover")
+    with open_workspace(replace(again, **changes), SOURCE, "data") as workspace:
+        assert workspace.finished == ("recover",)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "difference"),
+    [
+        ({"precision": "fp16"}, {"ptq": "normal"}, 'restructure "fp16" instead of "int8", round-to 8 instead of 16'),
+        ({"ptq": "mmse"}, {"ptq": "mmse", "round_to": 4}, "round-to 16 instead of 4"),
+        ({"ptq": "mmse"}, {"ptq": "mmse", "restructure": False}, 'restructure "int8" instead of ""'),
+        ({"ptq": "mmse"}, {"ptq": "normal"}, ""),
+    ],
+)
+def test_a_route_matters_as_far_as_it_shapes_the_network(recipe, before, after, difference):
+    plain = replace(recipe, qat=False, targets=("rk3588s",))
+    interrupted(replace(plain, **before), "recover")
+    other = replace(plain, resume=True, **after)
+    if not difference:
+        with open_workspace(other, SOURCE, "data") as workspace:
+            assert workspace.finished == ("recover",)
+        return
+    with pytest.raises(InputError) as caught, open_workspace(other, SOURCE, "data"):
+        pass
+    assert f"had {difference};" in str(caught.value)
 
 
 def test_a_folder_that_is_removed_before_it_is_locked_is_not_used(recipe, monkeypatch):

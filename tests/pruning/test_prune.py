@@ -182,17 +182,15 @@ def test_depthwise_goes_along_and_groups_stay():
         (lambda x: x + torch.ones(1, 8, 1, 1), 8, "Add"),
     ],
 )
-def test_what_mixes_channels_is_refused_by_name(operator, reads, word):
-    model = Mixing(operator, reads)
-    with pytest.raises(ConversionError) as caught:
-        prune(model, example(), ratio=0.5)
-    assert "before" in caught.value.reason and word in caught.value.reason
-    assert "keep=('before',)" in caught.value.hint
-    assert prune(model, example(), ratio=0.5, keep=("before",)).model.after.out_channels == 2
+def test_what_mixes_channels_is_left_whole_by_name(operator, reads, word):
+    pruned = prune(Mixing(operator, reads), example(), ratio=0.5)
+    assert (pruned.model.before.out_channels, pruned.model.after.out_channels) == (8, 2)
+    note = pruned.describe_left()
+    assert note.startswith("before: its channels cannot be followed to their readers (through: ") and word in note
 
 
 def test_a_network_that_cannot_be_traced_is_refused():
-    with pytest.raises(ConversionError, match="cannot be traced"):
+    with pytest.raises(InputError, match="does not run on an input of shape"):
         prune(unet(), torch.zeros(1, 5, 16, 16), ratio=0.5)
 
 

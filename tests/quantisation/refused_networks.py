@@ -89,6 +89,44 @@ def resized(**options):
     return Call(lambda x: functional.interpolate(x, scale_factor=2, mode="bilinear", **options))
 
 
+class Own(nn.Module):
+    """A number for each channel that is no layer's weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(16, 1, 1) + 0.5)
+
+    def forward(self, x):
+        return x * self.gamma
+
+
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x):
+        return torch.relu(self.conv(torch.relu(self.conv(x))))
+
+
+def halves_of(x):
+    first, second = x[:, :8], x[:, 8:]
+    return torch.maximum(first, second)
+
+
+def gated(x):
+    return x * torch.sigmoid(x)
+
+
+def shuffled(x):
+    count, channels, height, width = x.shape
+    return x.view(count, 4, channels // 4, height, width).transpose(1, 2).reshape(count, channels, height, width)
+
+
+def padded(mode):
+    return nn.Conv2d(16, 16, 3, padding=1, padding_mode=mode)
+
+
 # What stands in the middle -> a part of the reason, a part of the way out.
 REFUSED = {
     "GroupNorm": (lambda: nn.GroupNorm(4, 16), r"middle \(GroupNorm\)", "BatchNorm2d"),
@@ -100,7 +138,32 @@ REFUSED = {
     "attention": (Attention, r"matmul \(matmul\)", "without attention"),
     "values": (lambda: Call(by_values), "cannot be followed: TraceError", "--ptq"),
     "padding": (PadToSkip, r"pad \(pad\)", "stride divides"),
-    "pool": (lambda: nn.AdaptiveAvgPool2d(8), r"AdaptiveAvgPool2d", "AveragePool"),
+    "zero padding": (lambda: nn.ZeroPad2d(1), r"middle \(ZeroPad2d\) has no int8 form", "pad with zeros"),
+    "reflected": (lambda: nn.ReflectionPad2d(1), r"middle \(ReflectionPad2d\) has no int8 form", "pad with zeros"),
+    "a constant around": (lambda: nn.ConstantPad2d(1, 0.5), r"middle \(ConstantPad2d\)", "pad with zeros"),
+    "padding_mode reflect": (lambda: padded("reflect"), "has padding_mode='reflect', which has no int8", '"zeros"'),
+    "padding_mode circular": (lambda: padded("circular"), "has padding_mode='circular', which has no int8", "--ptq"),
+    "pool": (lambda: nn.AdaptiveAvgPool2d(8), r"AdaptiveAvgPool2d", "nn.AvgPool2d"),
+    "mean": (lambda: Call(lambda x: x.mean((2, 3), keepdim=True)), r"mean \(mean\) behind before", "whole factor"),
+    "chunk": (lambda: Call(lambda x: x.chunk(2, 1)[0]), r"chunk \(chunk\) behind before", "for each part"),
+    "split in two": (lambda: Call(lambda x: x.split(8, 1)[0]), r"split \(split\) behind before", "for each part"),
+    "slices": (lambda: Call(halves_of), r"getitem \(slice\) behind before", "for each part"),
+    "ChannelShuffle": (lambda: nn.ChannelShuffle(4), r"middle \(ChannelShuffle\)", "1x1 convolution"),
+    "shuffled": (lambda: Call(shuffled), r"\(getattr\)", "sizes as numbers"),
+    "flipped": (lambda: Call(lambda x: x.flip(1)), r"flip \(flip\) behind before", "1x1 convolution"),
+    "a number": (lambda: Call(lambda x: x * 0.5), r"mul \(mul\) behind before", "weights of a convolution"),
+    "negative": (lambda: Call(lambda x: 1 - x), r"sub \(sub\) behind before", "bias"),
+    "scale of a channel": (Own, r"middle.gamma \(Parameter\) has no int8 form", "weights of the convolution before it"),
+    "a constant tensor": (lambda: Call(lambda x: x + torch.ones(1)), r"\(Tensor\) has no int8 form", "into its bias"),
+    "gate": (lambda: Call(gated), r"sigmoid \(sigmoid\) behind before", "without this one"),
+    "layer called twice": (Shared, r"middle.conv \(Conv2d\) is called in several places", "a layer of its own"),
+    "transposed in groups": (lambda: nn.ConvTranspose2d(16, 16, 2, 2, groups=4), "transposed .* in groups", "groups=1"),
+    "Linear": (lambda: nn.Linear(16, 16), r"middle \(Linear\)", "kernel_size=1"),
+    "Hardtanh": (nn.Hardtanh, r"middle \(Hardtanh\)", "ReLU"),
+    "PReLU": (lambda: nn.PReLU(16), r"middle \(PReLU\)", "ReLU"),
+    "clamp": (lambda: Call(lambda x: x.clamp(0, 6)), r"clamp \(clamp\) behind before", "ReLU"),
+    "statistics of each input": (lambda: nn.BatchNorm2d(16, track_running_stats=False), "BatchNorm2d", "running stat"),
+    "dropout that is always on": (lambda: Call(lambda x: functional.dropout(x, 0.3)), r"dropout \(dropout\)", "layer"),
     "mean without padding": (lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False), "CPU", "count_include_pad=True"),
     "divisor": (lambda: Call(lambda x: functional.avg_pool2d(x, 2, divisor_override=3)), "divisor", "convolution"),
     "aligned": (lambda: upsample(align_corners=True), "align_corners=True, which runs on the CPU", "False"),

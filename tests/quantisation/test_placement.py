@@ -82,14 +82,14 @@ class Shared(nn.Module):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)), r"1 \(BatchNorm2d\).*fold it first"),
-        (nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sigmoid()), r"1 \(Sigmoid\).*split it off"),
+        (nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)), r"1 \(BatchNorm2d\).*restructuring folds"),
+        (nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sigmoid()), r"1 \(Sigmoid\).*split off"),
         (
             nn.Sequential(nn.Conv2d(3, 3, 1), nn.SiLU()),
             r"1 \(SiLU\) has no int8 form for rk3588; train .* with ReLU instead",
         ),
         (nn.Sequential(nn.ConvTranspose2d(4, 4, 2, groups=2)), "transposed convolution in groups"),
-        (nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")), "pads with 'reflect'"),
+        (nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")), "padding_mode=.reflect., which"),
         (Shared(), "called in several places"),
     ],
 )

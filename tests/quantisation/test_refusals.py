@@ -32,6 +32,12 @@ def test_a_refusal_is_one_line_that_names_the_operator_and_the_way_out(name):
         lambda: nn.AvgPool2d(2, count_include_pad=False),
         lambda: nn.MaxPool2d(3, 2, 1),
         lambda: nn.Conv2d(16, 16, 3, stride=2, padding=1),
+        lambda: nn.Conv2d(16, 16, 3, padding=2, dilation=2),
+        lambda: nn.Conv2d(16, 16, 3, padding="same", groups=4, bias=False),
+        lambda: nn.ConvTranspose2d(16, 16, 3, 2, 1, output_padding=1),
+        lambda: Call(lambda x: functional.interpolate(x, scale_factor=[2, 2])),
+        lambda: Call(lambda x: functional.dropout(x, 0.3, training=False).contiguous().clone()),
+        nn.AlphaDropout,
     ],
 )
 def test_what_has_an_int8_form_is_taken(middle):

@@ -160,6 +160,27 @@ def test_a_scan_whose_nodule_has_no_voxel_is_not_learnt_from(tmp_path):
         gather_scenes(source, spec, own, count=1, holdout=None, seed=0)
 
 
+def test_what_is_learnt_reaches_layers_with_two_names_and_leaves_those_that_are_never_called(tmp_path):
+    """As heads for training alone are, and what nnU-Net's networks keep under several names."""
+    write_luna16(tmp_path, scans=3, seed=6, shape=(16, 96, 96), spacing_mm=(3.0, 3.5, 3.5))
+    spec = nodule_segmentation_spec(96, 96).input
+    model = answering_unet(WIDTHS)
+    model.other_name, model.deep_head = model.unet.down_path, torch.nn.Conv2d(4, 1, 1)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    example = np.random.default_rng(0).uniform(-1000, 1000, (1, 7, 96, 96)).astype(np.float32)
+    own = find_teacher(model, "probability", example)
+    scenes = gather_scenes(describe_data(tmp_path), spec, own, count=1, holdout=None, seed=0)
+    learnt = recover(model, "probability", [example], own, scenes, spec, epochs=0.1, threshold=0.0, seed=0).model
+    state = learnt.state_dict()
+    assert state.keys() == before.keys()
+    assert torch.equal(state["deep_head.weight"], before["deep_head.weight"])
+    first, second = (f"{name}.0.block.0.weight" for name in ("unet.down_path", "other_name"))
+    assert torch.equal(state[first], state[second]) and not torch.equal(state[first], before[first])
+    with torch.no_grad():
+        x = torch.from_numpy(example)
+        assert not torch.equal(learnt(x), model(x))
+
+
 def test_a_network_that_tells_everything_apart_by_nothing_cannot_teach():
     silent = answering_unet(WIDTHS)
     with torch.no_grad():

@@ -1,5 +1,7 @@
 """--prune and --qat: one call from a checkpoint to a bundle, and on from where it was interrupted."""
 
+import importlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +11,17 @@ import torch
 from converters.networks import marking_unet
 
 from edgelung.bundle import open_bundle
-from edgelung.converters import Recipe, convert
+from edgelung.converters import Recipe, convert, verify
+from edgelung.converters.loading import load_network
 from edgelung.converters.models import UNetWidths
 from edgelung.converters.pruning import scan_rows
+from edgelung.converters.rehearsal import rehearse
+from edgelung.converters.slabs import gather_slabs
+from edgelung.converters.stages import restructure_network
 from edgelung.converters.workspace import workspace_folder
-from edgelung.errors import ConversionError, InputError
+from edgelung.errors import ConversionError, EdgelungError, InputError, VerificationError
 
+CONVERT = importlib.import_module("edgelung.converters.convert")  # the name is the function's, too
 PLANE = (128, 128)
 WIDTHS = UNetWidths(7, ((4, 4), (8, 8)), ((4, 4, 4),))
 
@@ -124,33 +131,107 @@ def test_an_interrupted_conversion_goes_on_and_gives_the_same(recipe, converted,
     assert golden_of(again.output) == golden_of(recipe.output)
 
 
+def test_no_error_after_the_training_loses_it(recipe, tmp_path, monkeypatch):
+    """Whatever ends a conversion: what was learnt is there, and other ways of compiling it go on from there."""
+    own = replace(recipe, output=tmp_path / "unet.bundle", keep_failing=False, epochs=1)
+    disk_full, crash = OSError(28, "No space left on device"), ConversionError("toolkit", "it crashed")
+    for number, (where, error) in enumerate(
+        [
+            ("export", VerificationError("mask Dice", 0.1, 0.9)),
+            ("answer_with_original", RuntimeError("DefaultCPUAllocator: not enough memory")),
+            ("ArtefactMaker", crash),
+            ("_manifest", disk_full),
+        ]
+    ):
+        stages = []
+
+        def fail(*_args, error=error, **_options):
+            raise error
+
+        with monkeypatch.context() as broken, pytest.raises(EdgelungError) as caught:
+            broken.setattr(CONVERT, where, fail)
+            convert(replace(own, resume=number > 0), stage=stages.append)
+        assert "finished and kept: recover, qat; go on with --resume, where --target" in str(caught.value)
+        assert ("train with int8" in stages) is (number == 0)
+        assert not own.output.exists() and workspace_folder(own.output).exists()
+    stages = []
+    done = convert(replace(own, resume=True, verification_slabs=2, keep_failing=True), stage=stages.append)
+    assert not {"recover", "train with int8", "rehearse what comes after the training"} & set(stages)
+    assert done.artefacts[0].fidelity[0].samples == 2 and not workspace_folder(own.output).exists()
+
+
 def golden_of(path):
     with open_bundle(path) as bundle:
         ((_, output),) = bundle.golden("unet-luna")
         return np.asarray(output).tobytes()
 
 
-def test_what_cannot_be_int8_is_refused_before_it_is_trained(recipe, tmp_path, monkeypatch):
-    factory = tmp_path / "squashed.py"
-    factory.write_text(
+def of_squashed(recipe, folder, monkeypatch, activation):
+    """A recipe for a network with an activation of one's choice."""
+    (folder / "squashed.py").write_text(
         "from torch import nn\n"
         "def build():\n"
-        "    return nn.Sequential(nn.Conv2d(7, 4, 3, padding=1), nn.SiLU(), nn.Conv2d(4, 1, 1), nn.Sigmoid())\n"
+        f"    parts = nn.Conv2d(7, 4, 3, padding=1), nn.{activation}(), nn.Conv2d(4, 1, 1), nn.Sigmoid()\n"
+        "    return nn.Sequential(*parts)\n"
     )
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "squashed", raising=False)
     import squashed
 
     model = squashed.build()
     with torch.no_grad():
         model[2].weight.mul_(30)
-    torch.save(model.state_dict(), tmp_path / "own.pt")
-    spec = tmp_path / "own.toml"
+    torch.save(model.state_dict(), folder / "own.pt")
+    spec = folder / "own.toml"
     spec.write_text(SPEC)
-    own = replace(recipe, source=tmp_path / "own.pt", arch="squashed:build", spec=spec, output=tmp_path / "own.bundle")
-    stages = []
+    return replace(recipe, source=folder / "own.pt", arch="squashed:build", spec=spec, output=folder / "own.bundle")
+
+
+def test_what_cannot_be_int8_is_refused_before_it_is_trained(recipe, tmp_path, monkeypatch):
+    own, stages = of_squashed(recipe, tmp_path, monkeypatch, "SiLU"), []
     with pytest.raises(ConversionError, match=r"SiLU.*has no int8 form"):
         convert(own, stage=stages.append)
     assert "recover" not in stages and not own.output.exists()
+
+
+@pytest.mark.parametrize("qat", [True, False])
+@pytest.mark.parametrize("broken", ["export", "compile"])
+def test_what_cannot_be_exported_or_compiled_is_refused_before_it_is_trained(
+    recipe, tmp_path, monkeypatch, broken, qat
+):
+    own, stages = of_squashed(recipe, tmp_path, monkeypatch, "ReLU"), []
+    own = replace(own, qat=qat, targets=("rk3588s",) if broken == "compile" else ("onnxruntime",))
+
+    def fail(graph, *_args, **_options):
+        assert graph.exists()
+        raise ConversionError("toolkit", "no layer for it")
+
+    def altered(path, run=verify.onnx_function):
+        return lambda tensor: -run(path)(tensor)
+
+    if broken == "compile":
+        monkeypatch.setattr(CONVERT, "find", lambda version: object())
+        monkeypatch.setattr("edgelung.converters.rehearsal.build_rknn", fail)
+    for module in ("rehearsal", "verify") if broken == "export" else ():
+        monkeypatch.setattr(f"edgelung.converters.{module}.onnx_function", altered)
+    with pytest.raises(EdgelungError) as caught:
+        convert(own, stage=stages.append)
+    assert stages[-1] == "rehearse what comes after the training" and "--resume" not in str(caught.value)
+    assert [path.name for path in tmp_path.glob("*.bundle*")] + [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_a_rehearsal_keeps_nothing_and_passes_what_is_right(recipe, tmp_path, monkeypatch):
+    own = of_squashed(recipe, tmp_path, monkeypatch, "ReLU")
+    built = []
+    monkeypatch.setattr("edgelung.converters.rehearsal.build_rknn", lambda *args, **options: built.append(options))
+    for changes in ({"qat": True}, {"qat": False, "ptq": "mmse"}, {"qat": False, "precision": "fp16"}):
+        asked = replace(own, targets=("rk3588s",), **changes)
+        record = load_network(asked)
+        slabs = gather_slabs(asked, record.spec)
+        rehearse(asked, restructure_network(record, slabs.golden, asked.route), slabs, object())
+    assert [options["algorithm"] for options in built] == [None, "normal", None]
+    assert [len(options["fit"]) for options in built] == [0, 2, 0]
+    assert not list(tmp_path.glob(".*"))
 
 
 SPEC = (Path(__file__).parents[2] / "examples" / "own_network.toml").read_text()

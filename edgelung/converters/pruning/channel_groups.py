@@ -17,14 +17,17 @@ import torch_pruning
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from edgelung.errors import ConversionError
 
-__all__ = ["STAGE", "ChannelGraph", "ChannelGroup", "Consumer", "Layer", "is_transposed"]
+__all__ = ["ONE_CHANNEL", "STAGE", "ChannelGraph", "ChannelGroup", "Consumer", "Layer", "is_transposed"]
 
 STAGE = "prune"
+ONE_CHANNEL = "has one channel"
 Layer = Any  # a convolution or linear layer: torch types what such a layer holds as Tensor or Module
 _FOLLOWED = (_ConvNd, nn.Linear, _BatchNorm, nn.PReLU)
+_RESHAPES_WEIGHTS = (nn.PReLU, _InstanceNorm)
 
 
 @dataclass(frozen=True)
@@ -114,18 +117,27 @@ class ChannelGraph:
                 self._pruning_group(name, indices).prune()
 
     def _trace(self, example: Tensor) -> Any:
+        learning = [parameter for parameter in _of_no_channel(self._model) if parameter.requires_grad]
+        in_place = [module for module in self._model.modules() if getattr(module, "inplace", False) is True]
         hooks = [module.register_forward_hook(self._count) for module in self._model.modules()]
         try:
+            for parameter in learning:
+                parameter.requires_grad_(False)
+            for module in in_place:  # on a view, as InstanceNorm gives one, it hides the layer from the trace
+                module.inplace = False  # type: ignore[assignment]
             with warnings.catch_warnings(), torch.enable_grad():
                 warnings.simplefilter("ignore")  # what it could not follow is found out by the proof
                 return torch_pruning.DependencyGraph().build_dependency(
                     self._model, example, forward_fn=lambda model, value: model(value), verbose=False
                 )
-        except Exception as error:  # whatever the user's forward, or torch-pruning, raises
-            reason = f"the network cannot be traced: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            hint = "it has to map one tensor of the example's shape to one tensor; convert it without --prune"
-            raise ConversionError(STAGE, reason, hint=hint) from error
+        except Exception as error:  # whatever torch-pruning raises: the network itself runs
+            reason = f"its channels cannot be followed through the network ({_first_line(error)} in torch-pruning)"
+            raise ConversionError(STAGE, reason, hint="convert it without --prune") from error
         finally:
+            for parameter in learning:
+                parameter.requires_grad_(True)
+            for module in in_place:
+                module.inplace = True  # type: ignore[assignment]
             for hook in hooks:
                 hook.remove()
 
@@ -171,18 +183,37 @@ class ChannelGraph:
             tuple(dict.fromkeys(members)),
             tuple(consumers),
             tuple(dict.fromkeys(operators)),
-            "; ".join(dict.fromkeys(obstacles)) or ("has one channel" if channels < 2 else ""),
+            "; ".join(dict.fromkeys(obstacles)) or (ONE_CHANNEL if channels < 2 else ""),
         )
 
     def _obstacle(self, layer: nn.Module) -> str:
         if not isinstance(layer, _FOLLOWED):
-            return f"is a {type(layer).__name__}, whose channels are not cut"
+            kind = type(layer).__name__
+            return f"is {'an' if kind[0] in 'AEIOU' else 'a'} {kind}, whose channels are not cut"
         if self._calls[layer] > 1:
             return "is called more than once"
         if isinstance(layer, _ConvNd) and layer.groups > 1:
             depthwise = layer.groups == layer.in_channels == layer.out_channels
             return "" if depthwise else f"is a convolution with {layer.groups} groups"
         return ""
+
+
+def _of_no_channel(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters that a trace takes for a branch of its own: those of layers that reshape them, and single numbers.
+
+    Without a gradient they are none. Of a node with several branches the graph believes the last one when it looks for
+    a width, and such a one has none.
+    """
+    return [
+        parameter
+        for module in model.modules()
+        for parameter in module.parameters(recurse=False)
+        if isinstance(module, _RESHAPES_WEIGHTS) or (parameter.numel() == 1 and not isinstance(module, _FOLLOWED))
+    ]
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def is_transposed(layer: nn.Module) -> bool:
@@ -193,4 +224,5 @@ def is_transposed(layer: nn.Module) -> bool:
 def _operator_name(node: Any) -> str:
     """As a reader of the network would call it: ``MeanBackward1`` is ``Mean``."""
     function = getattr(node.grad_fn, "name", None)
-    return (function() if function else type(node.module).__name__).split("Backward")[0]
+    name: str = (function() if function else type(node.module).__name__).split("Backward")[0]
+    return "a change in place" if name.endswith("CopySlices") else name

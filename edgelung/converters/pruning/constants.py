@@ -79,7 +79,7 @@ def measure_inputs(
             except (RuntimeError, TypeError, ValueError) as error:
                 text = (str(error).splitlines() or [""])[0]
                 problem = f"the network cannot run on an input of shape {tuple(value.shape)}: {text}"
-                hint = "give tensors in the shape of the network's input"
+                hint = "inputs have the shape that the spec gives, height and width multiples of the network's stride"
                 raise InputError(problem, field="calibration", hint=hint) from error
     moments = {name: total / counts[name] for name, total in sums.items()}
     return {

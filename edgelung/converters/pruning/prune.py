@@ -9,9 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from edgelung.converters.pruning.channel_groups import ONE_CHANNEL
 from edgelung.converters.pruning.layer_table import DTYPES, LayerCut, compare_layers
+from edgelung.converters.pruning.proof import KEPT, MAKES_OUTPUT
 from edgelung.converters.pruning.pruner import Pruner
 from edgelung.converters.pruning.selection import Scope
+from edgelung.errors import ConversionError, VerificationError
 
 __all__ = ["Pruned", "prune"]
 
@@ -57,6 +60,14 @@ class Pruned:
         )
         return f"{self.parameters_before} -> {self.parameters_after} parameters, {channels} channels less; {told}"
 
+    def describe_left(self) -> str:
+        """The layers that were left whole though nobody asked for it, by their reasons; empty when there are none."""
+        layers: dict[str, list[str]] = {}
+        for name, reason in self.left:
+            if not reason.startswith((KEPT, MAKES_OUTPUT, ONE_CHANNEL)):
+                layers.setdefault(reason, []).append(name)
+        return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in layers.items())
+
 
 def prune(
     model: nn.Module,
@@ -92,13 +103,15 @@ def prune(
 
     Raises:
         InputError: If an argument is out of range, or names nothing in the network.
-        ConversionError: If the network cannot be followed; names the layer and the operators.
-        VerificationError: If the cut network is not the original without the channels; this would be an error of
-            edgelung.
+        ConversionError: If no channels can go at all, with the reasons. Groups that cannot go are in ``left``.
     """
     pruner = Pruner(model, example_input, importance=importance, keep=keep, calibration=calibration)
     dropped = pruner.choose(ratio, round_to=round_to, scope=scope)
-    cut, error = pruner.cut(dropped)
+    try:
+        cut, error = pruner.cut(dropped)
+    except (ConversionError, VerificationError):
+        dropped = pruner.spare(dropped)
+        cut, error = pruner.cut(dropped)
     shown = torch.zeros(1, *example_input.shape[1:-2], *(plane or example_input.shape[-2:]))
     return Pruned(
         model=cut,

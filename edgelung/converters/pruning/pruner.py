@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,11 +15,13 @@ from edgelung.converters.models import UNetLuna, UNetWidths
 from edgelung.converters.pruning.channel_groups import STAGE, ChannelGraph, Layer, is_transposed
 from edgelung.converters.pruning.constants import measure_inputs
 from edgelung.converters.pruning.importance import get_importance
-from edgelung.converters.pruning.proof import cut_and_prove, find_prunable
+from edgelung.converters.pruning.proof import cut_and_prove, describe_passage, find_prunable
 from edgelung.converters.pruning.selection import Scope, choose_dropped
-from edgelung.errors import ConversionError, InputError
+from edgelung.errors import ConversionError, InputError, VerificationError
 
 __all__ = ["Pruner"]
+
+TOLD = 2  # reasons in one line
 
 
 class Pruner:
@@ -65,8 +68,10 @@ class Pruner:
         self.scores = {name: values for name, values in scores.items() if values is not None}
         unmeasured = tuple((name, f"{importance} measures nothing in it") for name in scores if name not in self.scores)
         self.left = (*left, *unmeasured)
+        self._groups = {group.name: group for group in groups}
         if not self.scores:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left)
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left[:TOLD])
+            reasons += f"; and {len(self.left) - TOLD} more" if len(self.left) > TOLD else ""
             raise ConversionError(STAGE, f"no channels can go ({reasons})", hint="convert it without --prune")
 
     def original(self) -> nn.Module:
@@ -105,11 +110,28 @@ class Pruner:
         graph.cut(dropped)
         return {name: tuple(int(row.flatten()[0]) for row in _outputs_first(layer)) for name, layer in layers.items()}
 
+    def spare(self, dropped: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+        """What can be cut of a choice that cannot be cut as a whole: each group with all before it, or not at all.
+
+        Those that are spared are then in ``left``.
+        """
+        chosen = {name: tuple(indices) for name, indices in dropped.items()}
+        able: dict[str, tuple[int, ...]] = {}
+        for name, indices in chosen.items():
+            able[name] = indices
+            try:
+                cut_and_prove(self._double, self._example, able, self._means)
+            except (ConversionError, VerificationError):
+                able[name] = ()
+                self.left = (*self.left, (name, describe_passage(self._groups[name])))
+        return able
+
     def cut(self, dropped: Mapping[str, Sequence[int]]) -> tuple[nn.Module, float]:
         """The network without some channels, their means in the biases of their readers; and the error of the proof.
 
         Raises:
-            VerificationError: If cutting does anything else than that; this would be an error of edgelung.
+            ConversionError: If the cut network does not run.
+            VerificationError: If cutting does anything else than that.
         """
         cut, error = cut_and_prove(self._double, self._example, dropped, self._means)
         learnt = {name: parameter.requires_grad for name, parameter in self._original.named_parameters()}
@@ -138,7 +160,7 @@ def _dtype_of(model: nn.Module) -> torch.dtype:
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if len(dtypes) != 1 or not next(iter(dtypes)).is_floating_point:
         names = ", ".join(sorted(map(str, dtypes))) or "none"
-        raise InputError(f"the weights must have one float dtype, these have {names}", hint="call model.float() first")
+        raise InputError(f"the weights must have one float dtype, these have {names}", hint="save them all in float32")
     return dtypes.pop()
 
 
@@ -148,4 +170,5 @@ def _check_names(model: nn.Module, keep: Sequence[str]) -> None:
     known = dict(model.named_modules())
     for name in keep:
         if not name or name not in known:
-            raise InputError(f"no layer is called {name!r}", field="keep", hint="model.named_modules() lists the names")
+            near = difflib.get_close_matches(name, known, 3, 0) or list(known)[1:4]
+            raise InputError(f"no layer is called {name!r}", field="keep", hint=f"there are, say, {', '.join(near)}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from edgelung.converters.pruning.pruner import Pruner
-from edgelung.errors import InputError
+from edgelung.errors import ConversionError, InputError, VerificationError
 
 __all__ = ["GroupSensitivity", "scan_rows", "scan_sensitivity"]
 
@@ -78,7 +78,10 @@ def scan_sensitivity(
     for done, ((name, dropped), ratio) in enumerate(trials.items()):
         if tick is not None:
             tick(done, len(trials), name)
-        cut, _ = pruner.cut({name: dropped})
+        try:
+            cut, _ = pruner.cut({name: dropped})
+        except (ConversionError, VerificationError):
+            continue  # prune() leaves it whole, too
         before, value = len(pruner.scores[name]), evaluate(cut)
         found.append(GroupSensitivity(name, ratio, (before, before - len(dropped)), value, value - baseline))
     return tuple(found)

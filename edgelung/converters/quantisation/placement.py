@@ -13,7 +13,7 @@ from edgelung.converters.quantisation.fake_quantise import (
     QuantisedConv2d,
     QuantisedConvTranspose2d,
 )
-from edgelung.converters.quantisation.operators import PASSES, describe, kind_name, operator_of
+from edgelung.converters.quantisation.operators import PASSES, describe, describe_place, kind_name, operator_of
 from edgelung.converters.quantisation.pooling import average_problem
 from edgelung.converters.quantisation.resizing import resize_problem
 from edgelung.converters.quantisation.rules import WEIGHT_AXES, QuantisationRules
@@ -23,6 +23,7 @@ from edgelung.errors import ConversionError
 __all__ = ["prepare_qat"]
 
 ROUNDINGS = "activation_rounding"
+_OR_PTQ = "or convert it with --ptq"
 
 
 def prepare_qat(model: nn.Module, rules: QuantisationRules) -> fx.GraphModule:
@@ -65,7 +66,9 @@ def _kinds(network: fx.GraphModule, rules: QuantisationRules) -> dict[fx.Node, s
         kind = "Input" if node.op == "placeholder" else operator_of(network, node)
         problem, hint = _problem(network, node, kind, rules)
         if problem or kind is None:
-            refused.append((is_about_sizes(kind_name(network, node)), f"{describe(network, node)} {problem}", hint))
+            refused.append(
+                (is_about_sizes(kind_name(network, node)), f"{describe_place(network, node)} {problem}", hint)
+            )
         else:
             kinds[node] = kind
     if refused:
@@ -83,21 +86,24 @@ def _problem(network: fx.GraphModule, node: fx.Node, kind: str | None, rules: Qu
     if kind == "AveragePool":
         return average_problem(network, node)
     if kind in WEIGHT_AXES:
-        return _convolution_problem(network, node), "change the network, or convert it with --ptq"
+        return _convolution_problem(network, node)
     return "", ""
 
 
-def _convolution_problem(network: fx.GraphModule, node: fx.Node) -> str:
+def _convolution_problem(network: fx.GraphModule, node: fx.Node) -> tuple[str, str]:
+    """Why a convolution has no int8 form, and the way out."""
     conv = layer(network, node)
     if not unshared(network, node):
-        return "is called in several places"
+        return "is called in several places", f"give each place a layer of its own, {_OR_PTQ}"
     if len(node.args) + len(node.kwargs) != 1:
-        return "is called with a wanted output size"
+        return "is called with a wanted output size", f"give output_padding when it is built, {_OR_PTQ}"
     if isinstance(conv, nn.ConvTranspose2d) and conv.groups != 1:
-        return "is a transposed convolution in groups, whose weight has no axis of all output channels"
+        reason = "is a transposed convolution in groups, whose weight has no axis of all output channels"
+        return reason, f"train the network with groups=1, {_OR_PTQ}"
     if isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)) and conv.padding_mode != "zeros":
-        return f"pads with {conv.padding_mode!r}, not with zeros"
-    return ""
+        reason = f"has padding_mode={conv.padding_mode!r}, which has no int8 form for the NPU"
+        return reason, f'train the network with padding_mode="zeros", {_OR_PTQ}'
+    return "", ""
 
 
 def _goes_into_relu(network: fx.GraphModule, node: fx.Node, rules: QuantisationRules) -> bool:

@@ -19,7 +19,7 @@ from edgelung.converters.targets import _onnx_file
 from edgelung.converters.targets.onnxruntime import OnnxFile, export_onnx
 from edgelung.errors import ConversionError
 
-__all__ = ["export_qdq"]
+__all__ = ["export_qdq", "with_all_ranges"]
 
 Array = npt.NDArray[Any]
 _BIAS_PARTS = ("int32", "step", "zero_point")
@@ -38,7 +38,7 @@ def export_qdq(network: fx.GraphModule, spec: NetworkSpec, path: Path, rules: Qu
         ConversionError: If a range was never seen, the export fails, or the file is not quantised throughout; there is
             no file then.
     """
-    export_onnx(_with_all_ranges(to_exportable(network)), spec, path, opset=rules.opset)
+    export_onnx(with_all_ranges(to_exportable(network)), spec, path, opset=rules.opset)
     model = _onnx_file.parse(path.read_bytes())
     if model is None:
         raise ConversionError(STAGE, "the exported ONNX file cannot be read back")
@@ -52,7 +52,7 @@ def export_qdq(network: fx.GraphModule, spec: NetworkSpec, path: Path, rules: Qu
     return file
 
 
-def _with_all_ranges(network: fx.GraphModule) -> fx.GraphModule:
+def with_all_ranges(network: fx.GraphModule) -> fx.GraphModule:
     """The network with a rounding at every range: a compiler computes what lies between two ranges in int8."""
     for module in network.modules():
         if isinstance(module, FakeQuantise):

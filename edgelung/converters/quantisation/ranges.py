@@ -19,6 +19,8 @@ from edgelung.errors import ConversionError
 
 __all__ = ["calibrate", "freeze_observers", "to_exportable"]
 
+MOST_BIAS = 2**31 - 2**16  # steps: int32, and room for a float32's rounding
+
 
 def calibrate(network: fx.GraphModule, batches: Iterable[Tensor]) -> None:
     """Let the float network see some inputs and take over the mean of their extremes as ranges.
@@ -63,7 +65,7 @@ def to_exportable(network: fx.GraphModule) -> fx.GraphModule:
     round is not rounded here either; an engine that takes the exported file by its word does.
 
     Raises:
-        ConversionError: If a range was never seen, a weight is not finite, or a bias is too large for int32.
+        ConversionError: If a range was never seen, or a weight is not finite.
     """
     for name, parameter in network.named_parameters():
         if not bool(torch.isfinite(parameter).all()):  # rounding to an integer would hide it
@@ -89,11 +91,13 @@ def _round_bias(network: fx.GraphModule, node: fx.Node, conv: QuantisedConv2d | 
         rounding = layer(network, source)
     if conv.bias is None or conv.weight_rounding.fixed is None or rounding.fixed is None:
         raise TypeError(f"{node.target} has nothing to round its bias by")
+    # A channel whose weights are next to nothing beside its bias has coarser steps, so that the bias fits int32. What
+    # its weights lose by that is below a bias times window times 255 / 2**31.
+    bias = conv.bias.detach().double()
+    least = (bias.abs() / (MOST_BIAS * rounding.fixed[0])).to(conv.weight_rounding.fixed.dtype)
+    conv.weight_rounding.fixed = torch.maximum(conv.weight_rounding.fixed, least)
     step = conv.weight_rounding.fixed.double() * rounding.fixed[0]
-    count = torch.round(conv.bias.detach().double() / step)
-    if float(count.abs().max()) > torch.iinfo(torch.int32).max:
-        reason = f"a bias of {node.target} is {float(count.abs().max()):.2g} steps of its weights, too many for int32"
-        raise ConversionError(STAGE, reason, hint="prune the channel, whose weights are next to nothing")
+    count = torch.round(bias / step)
     conv.bias.data = (count * step).to(conv.bias.dtype)
 
 

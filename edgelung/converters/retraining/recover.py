@@ -92,10 +92,22 @@ def recover(
     network = to_logits(model, quantity).eval()
     losses = learn(network, fit, teacher, scenes, spec, epochs=epochs, rate=RATE, seed=seed, tick=tick)
     learnt = copy.deepcopy(model).to("cpu").eval()
-    learnt.load_state_dict(network.state_dict())
+    _take_over(learnt, network)
     amount = match(network, teacher, scenes, spec, threshold)
     shift_logits(to_logits(model, quantity), learnt, amount)
     return summarise(learnt, losses, amount)
+
+
+def _take_over(model: nn.Module, network: fx.GraphModule) -> None:
+    """Give a network the weights of its trace.
+
+    A layer that ``forward`` never calls, as a head for training alone, is not in the trace, and one with two names is
+    there under one of them.
+    """
+    own = model.state_dict()  # shares memory with the weights, under all names
+    for name, value in network.state_dict().items():
+        if name in own:
+            own[name].copy_(value)
 
 
 def learn(
