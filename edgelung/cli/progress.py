@@ -6,7 +6,8 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import click
 
@@ -17,12 +18,19 @@ REDRAW_S = 0.2
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that is moved by calling it with (done, total); silent when standard error is no terminal."""
-    with click.progressbar(length=1, label=label, show_pos=True, file=sys.stderr) as bar:
+    """A bar that is moved by calling it with (done, total), and shown from the first call on.
+
+    So what is refused before anything moves is one line. Where standard error is no terminal, the label alone is shown.
+    """
+    with ExitStack() as stack:
+        bars: list[Any] = []
 
         def move(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done - bar.pos)
+            if not bars:
+                bar = click.progressbar(length=total, label=label, show_pos=True, file=sys.stderr)
+                bars.append(stack.enter_context(bar))
+            bars[0].length = total
+            bars[0].update(done - bars[0].pos)
 
         yield move
 
