@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from edgelung.bundle import FidelityRow, LatencyRecord
 from edgelung.converters.fidelity import (
@@ -23,6 +25,7 @@ from edgelung.converters.fidelity import (
     to_probability,
 )
 from edgelung.converters.passes import RK3588_FP16, RK3588_INT8, restructure
+from edgelung.converters.passes.probe import find_probe
 from edgelung.converters.quantisation import RK3588_RULES, export_qdq
 from edgelung.converters.record import ConversionRecord
 from edgelung.converters.route import Precision, Route
@@ -30,18 +33,19 @@ from edgelung.converters.slabs import Slabs
 from edgelung.converters.targets.onnxruntime import OnnxFile, adopt_onnx, export_onnx
 from edgelung.converters.verify import FP32_LIMIT, onnx_function, torch_function, verify_onnx
 from edgelung.errors import ConversionError, VerificationError
+from edgelung.spec import NetworkInput
 
 __all__ = [
     "Answers",
     "answer_with_original",
     "check_artefact",
     "export",
-    "middle_of",
+    "probe_of",
     "restructure_network",
     "run_on_host",
 ]
 
-PROBE_PX = 192  # of a slab's middle: restructuring is proven in float64, which takes its time
+PROBE_PX = 192  # least height and width of a slab's middle: restructuring is proven in float64, which takes its time
 GOLDEN_MARGIN = 1.5  # an engine's own rounding may add half of what its arithmetic was measured to differ by
 GOLDEN_FLOOR = 1e-3
 
@@ -76,18 +80,17 @@ def restructure_network(record: ConversionRecord, golden: Array, route: Route) -
     """
     if record.model is None:
         return record.after("restructure", "a ready graph is left as it came")
-    probe = middle_of(golden)
+    probe = probe_of(record.model, golden, record.spec.input)
     room = RK3588_INT8 if route.precision == "int8" else RK3588_FP16
     made = restructure(record.model, probe, room=room, otherwise="keep", output=record.spec.output.quantity)
     spec = replace(record.spec, output=replace(record.spec.output, quantity=made.output))
     return record.after("restructure", made.describe(), model=made.model, spec=spec)
 
 
-def middle_of(slab: Array) -> torch.Tensor:
-    """The middle of a slab, small enough to prove something on it in float64."""
-    height, width = slab.shape[2:]
-    top, left = ((size - min(size, PROBE_PX)) // 2 for size in (height, width))
-    return torch.from_numpy(slab[:, :, top : top + PROBE_PX, left : left + PROBE_PX].copy())
+def probe_of(model: nn.Module, slab: Array, spec: NetworkInput, wanted: int = PROBE_PX) -> torch.Tensor:
+    """The middle of a slab, small enough to prove something on it in float64, as far as the network permits it."""
+    still = copy.deepcopy(model).to("cpu").eval()
+    return find_probe(still, torch.from_numpy(slab), spec.in_plane.align_px, wanted)
 
 
 def export(record: ConversionRecord, golden: Array, path: Path) -> tuple[ConversionRecord, OnnxFile]:
