@@ -22,17 +22,16 @@ from torch import Tensor, fx, nn
 from edgelung.converters.passes.in_place import IN_PLACE, LINE, Unfollowed, without_changes
 from edgelung.errors import ConversionError, InputError
 
-__all__ = ["LIMIT", "NOT_REPEATABLE", "REPEATABLE_HINT", "STAYS_HINT", "STAYS_IN_TRAINING", "follow", "user_line"]
+__all__ = ["LIMIT", "NOT_REPEATABLE", "REPEATABLE_HINT", "follow", "refuse_hidden", "user_line"]
 
 LIMIT = 1e-9  # of the spread of the output, in float64
 OWN_LIMIT = 1e-5  # the same for a network that runs in float32 alone
 _TORCH = str(Path(torch.__file__).parent)
 _HINT = "its forward must not choose by the values or the shape of tensors"
+_SCRIPT_HINT = "build it without torch.jit.script and torch.jit.trace"
 _OTHER_HINT = "its forward must not ask what kind of object it was given (isinstance), nor go on after an error (try)"
 _IN_PLACE_HINT = "write x = x + ... in place of x += ..."
 NOT_REPEATABLE = "the network gives another answer to the same input each time, in eval mode too"
-STAYS_IN_TRAINING = "stays in training mode after eval(): a train() of its own does not pass it on"
-STAYS_HINT = "let train(mode) call super().train(mode) first"
 REPEATABLE_HINT = (
     "nothing in it may be random, or remembered from one run to the next, outside of training: "
     "F.dropout(..., training=self.training), say"
@@ -45,7 +44,7 @@ def follow(model: nn.Module, example: Tensor | None, stage: str, way_out: str) -
     The network takes one tensor; all other arguments of its ``forward`` keep their defaults. See ``graph.trace``.
     """
     whole = copy.deepcopy(model).eval()
-    _refuse_hidden(whole, stage, way_out)
+    refuse_hidden(whole, stage, way_out)
     try:
         graph = _Follower().trace(whole)
         network = fx.GraphModule(whole, graph, type(model).__name__)
@@ -63,15 +62,25 @@ def follow(model: nn.Module, example: Tensor | None, stage: str, way_out: str) -
     return network
 
 
-def _refuse_hidden(whole: nn.Module, stage: str, way_out: str) -> None:
-    """What no tracer can look into, or does not bring into eval mode."""
+def refuse_hidden(whole: nn.Module, stage: str, way_out: str) -> None:
+    """Refuse what no tracer can look into, and what does not come into eval mode.
+
+    Args:
+        whole: A network after ``eval()``.
+        stage: Who asks, for the error.
+        way_out: What else can be done.
+
+    Raises:
+        ConversionError: Naming the layer.
+    """
     for name, module in whole.named_modules():
         where = name or "the network"
         if isinstance(module, torch.jit.ScriptModule):
             told = f"the network cannot be followed: {where} is a TorchScript module"
-            raise ConversionError(stage, told, hint=f"build it without torch.jit.script or trace; {way_out}")
+            raise ConversionError(stage, told, hint="; ".join(filter(None, (_SCRIPT_HINT, way_out))))
         if module.training:
-            raise ConversionError(stage, f"{where} {STAYS_IN_TRAINING}", hint=STAYS_HINT)
+            told = f"{where} stays in training mode after eval(): a train() of its own does not pass it on"
+            raise ConversionError(stage, told, hint="let train(mode) call super().train(mode) first")
 
 
 def user_line(error: BaseException) -> str:

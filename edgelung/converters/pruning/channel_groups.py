@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from edgelung.converters.one_output import every_map
 from edgelung.errors import ConversionError
 
 __all__ = ["STAGE", "ChannelGraph", "ChannelGroup", "Consumer", "Layer", "is_transposed"]
@@ -119,7 +120,7 @@ class ChannelGraph:
             with warnings.catch_warnings(), torch.enable_grad():
                 warnings.simplefilter("ignore")  # what it could not follow is found out by the proof
                 return torch_pruning.DependencyGraph().build_dependency(
-                    self._model, example, forward_fn=lambda model, value: model(value), verbose=False
+                    self._model, example, forward_fn=every_map, verbose=False
                 )
         except Exception as error:  # whatever the user's forward, or torch-pruning, raises
             reason = f"the network cannot be traced: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

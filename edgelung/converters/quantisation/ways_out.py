@@ -32,7 +32,7 @@ _WAYS_OUT = {
     _ATTENTION: (
         "MultiheadAttention", "scaled_dot_product_attention", "softmax", "Softmax", "matmul", "bmm", "einsum",
     ),
-    _PADDING: ("pad", "ZeroPad2d", "ReflectionPad2d", "ReplicationPad2d"),
+    _PADDING: ("pad", "ZeroPad2d", "ConstantPad2d", "ReflectionPad2d", "ReplicationPad2d", "CircularPad2d"),
     _SUM: ("add", "iadd"),
     _CHANNELS: ("cat", "concat", "concatenate", "stack"),
     _SIZES: ("getattr", "size", "getitem", "view", "reshape", "flatten", "permute", "transpose"),
