@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,11 +69,12 @@ def without_changes(network: fx.GraphModule) -> None:
         if not _is_number(changed):
             for same, exact in _sharing(network, changed).items():
                 later = [user for user in same.users if order[user] > order[node]]
-                if later and not exact:
+                if not later:
+                    continue
+                if not exact:
                     what = "a part of it, or what it is a part of,"
                     raise Unfollowed(f"its forward changes a map in place ({_told(node)}), and {what} is used again")
-                if later:
-                    same.replace_all_uses_with(node, delete_user_cb=lambda user, after=node: order[user] > order[after])
+                same.replace_all_uses_with(node, delete_user_cb=later.__contains__)
         plain()
     network.recompile()
 
@@ -88,7 +90,7 @@ def _plain_form(network: fx.GraphModule, node: fx.Node) -> Callable[[], None] | 
     """How to write a node that changes its first argument without that; None for every other node."""
     if node.op == "call_module":
         module = network.get_submodule(str(node.target))
-        return (lambda: setattr(module, "inplace", False)) if getattr(module, "inplace", False) is True else None
+        return partial(setattr, module, "inplace", False) if getattr(module, "inplace", False) is True else None
     if node.op == "call_function" and node.target in _PLAIN:
         return lambda: _rename(node, _PLAIN[node.target])
     if node.op == "call_function" and isinstance(node.kwargs.get("out"), fx.Node):

@@ -91,14 +91,14 @@ def find_teacher(
 
 def _crop(network: fx.GraphModule, whole: Tensor, expected: Tensor, align_px: int) -> tuple[int, int]:
     """Height and width of crops that are answered as in their slice; else those of whole slices."""
-    height, width = whole.shape[-2:]
+    height, width = int(whole.shape[-2]), int(whole.shape[-1])
     crop = plane_of((height, width), align_px, CROP_PX)
     try:
         with torch.inference_mode():
             found: Tensor = network(middle_of(whole, crop, align_px))
     except RuntimeError:  # a learnt map of positions, say
         return height, width
-    if found.shape[-2:] != crop:
+    if tuple(found.shape[-2:]) != crop:
         return height, width
     off = (found - middle_of(expected, crop, align_px)).abs().amax((0, 1)) > MARGIN_TOLERANCE * float(expected.std())
     margin = max(_depth(off, axis, size) for axis, size in ((0, height), (1, width)))

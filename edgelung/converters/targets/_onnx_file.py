@@ -43,7 +43,7 @@ QUANTISERS = frozenset(
 )  # fmt: skip
 STANDARD_DOMAINS = ("", "ai.onnx")
 STAGE = "export"
-_DTYPES = {TensorProto.FLOAT: "float32", TensorProto.DOUBLE: "float64"}  # others are named as here
+_DTYPES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.DOUBLE: "float64"}  # others are named as here
 
 
 @dataclass(frozen=True)
