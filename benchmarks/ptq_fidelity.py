@@ -20,6 +20,7 @@ from edgelung.cli.progress import status_line
 from edgelung.converters import Recipe
 from edgelung.converters.fidelity import LIMITS, measure_fidelity, to_probability
 from edgelung.converters.loading import load_network
+from edgelung.converters.original import ask_original
 from edgelung.converters.route import ALGORITHMS
 from edgelung.converters.sensitivity import choose_float_tensors
 from edgelung.converters.slabs import gather_slabs
@@ -63,6 +64,7 @@ def main() -> None:
     environment = find()
     loaded = load_network(recipe)
     slabs = gather_slabs(recipe, loaded.spec)
+    original = ask_original(loaded, slabs, print)
     print(f"{args.slabs} slabs of slices {low}:{high}, ranges fitted to {len(slabs.fit)} slabs outside of them")
     print(f"{'network':13} {'int8 by':24} {'KiB':>7} {'est. ms':>8} {'fp16 layers':>11}", *(f"{c:>9}" for c in COLUMNS))
     for name in ("as it came", "restructured"):
@@ -71,7 +73,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, status_line() as status:
             work = Path(folder)
             record, graph = export(record, slabs.golden, work / "float32.onnx")
-            expected = answer_with_original(record, slabs).verify
+            expected = answer_with_original(record, slabs, original).verify
             quantise_onnx(graph.path, record.spec.input.tensor.name, slabs.fit, work / "int8.onnx")
             run = onnx_function(work / "int8.onnx")
             host = [to_probability(run(slab), quantity) for slab in slabs.verify]

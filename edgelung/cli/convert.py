@@ -41,6 +41,9 @@ _result = group("The result")
 @_network("--arch", metavar="PKG.MODULE:FACTORY", help="A network of your own instead; needs --spec.")
 @_network("--spec", type=click.Path(path_type=Path), help="TOML description of a network of your own.")
 @_network(
+    "--output-key", default="", metavar="KEY", help="Which map of a network that gives several; KEY.KEY where nested."
+)
+@_network(
     "--plane", type=int, nargs=2, default=(512, 512), show_default=True, metavar="H W", help="Compiled slice size."
 )
 @_network("--no-restructure", is_flag=True, help="Keep the network as it came: BatchNorms, sigmoid and all.")

@@ -28,6 +28,7 @@ from edgelung.bundle import (
 )
 from edgelung.converters.artefacts import ArtefactMaker
 from edgelung.converters.loading import load_network
+from edgelung.converters.original import ask_original
 from edgelung.converters.passes import threshold_to_logit
 from edgelung.converters.pruning import GroupSensitivity, LayerCut
 from edgelung.converters.recipe import Recipe
@@ -92,13 +93,14 @@ def convert(
     with BundleWriter(recipe.output, overwrite=recipe.overwrite) as writer:
         environment = find(recipe.toolkit or DEFAULT_VERSION) if recipe.npu_targets else None
         announce("read the network")
-        record = load_network(recipe)
+        record = load_network(recipe, remark)
         announce("choose slices")
         slabs = gather_slabs(recipe, record.spec, progress=_counted(tick))
         if slabs.data_words:
             remark(f"data: {slabs.data_words}")
         if slabs.fitted is not None and slabs.fitted.provenance.is_phantom:
             remark(PHANTOMS_ONLY)
+        original = ask_original(record, slabs, remark)
         record = _check_tiles(record, slabs, remark)
         trained: RetrainedRecord | None = None
         with ExitStack() as stack:
@@ -116,9 +118,9 @@ def convert(
                 stack.enter_context(TemporaryDirectory(prefix=".edgelung-", dir=recipe.output.absolute().parent))
             )
             announce("export to ONNX")
-            record, graph = export(record, slabs.golden, work / "float32.onnx")
+            record, graph = export(record, slabs.golden, work / "float32.onnx", others=slabs.verify, note=remark)
             announce("run the original")
-            answers = answer_with_original(record, slabs)
+            answers = answer_with_original(record, slabs, original)
             maker = ArtefactMaker(writer, recipe, record, graph, slabs, answers, work)
             announce("make and verify: onnxruntime")
             artefacts = [maker.host()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from edgelung.bundle import is_bundle, open_bundle
 from edgelung.converters.architecture import load_factory
 from edgelung.converters.checkpoint import LoadedState, apply_state, load_state_dict
 from edgelung.converters.models import get_model_entry
+from edgelung.converters.one_output import OPTION, settle_output
 from edgelung.converters.pruning import shrink_to_state
 from edgelung.converters.recipe import Recipe
 from edgelung.converters.record import ConversionRecord
@@ -25,11 +27,16 @@ __all__ = ["load_network"]
 ARCHITECTURE_HINT = "name its architecture with --model, or with --arch and --spec; or give another bundle"
 
 
-def load_network(recipe: Recipe) -> ConversionRecord:
+def load_network(recipe: Recipe, note: Callable[[str], None] | None = None) -> ConversionRecord:
     """Read the checkpoint, the ready graph or the bundle with weights of a recipe.
+
+    Args:
+        recipe: What to read.
+        note: Called with what a user should know.
 
     Raises:
         InputError: For a checkpoint, factory or spec that cannot be used.
+        ConversionError: For a network that does not run.
     """
     if recipe.source.suffix == ".onnx":
         return _load_onnx(recipe)
@@ -45,6 +52,9 @@ def load_network(recipe: Recipe) -> ConversionRecord:
         name = architecture = entry.name
         apply_state(model, loaded.state, loaded.source)
     model.eval()
+    chosen = settle_output(model, spec, recipe.output_key)
+    if chosen and note is not None:
+        note(f"{OPTION}: {chosen}")
     record = ConversionRecord(
         name=name,
         architecture=architecture,
@@ -56,7 +66,8 @@ def load_network(recipe: Recipe) -> ConversionRecord:
         parameters=sum(tensor.numel() for tensor in model.parameters()),
         model=model,
     )
-    return record.after("read", f"{architecture}, {record.parameters} parameters, from a {loaded.format} checkpoint")
+    summary = f"{architecture}, {record.parameters} parameters, from a {loaded.format} checkpoint"
+    return record.after("read", f"{summary}; {chosen}" if chosen else summary)
 
 
 def _load_onnx(recipe: Recipe) -> ConversionRecord:
@@ -69,12 +80,15 @@ def _load_onnx(recipe: Recipe) -> ConversionRecord:
         name="network",
         architecture="onnx",
         spec=spec,
-        reference=lambda tensor: onnx_function(recipe.source)(tensor),  # opened after the file was checked
+        reference=lambda tensor: onnx_function(recipe.source, recipe.output_key)(
+            tensor
+        ),  # opened after the file was checked
         reference_quantity=spec.output.quantity,
         source_sha256=hashlib.sha256(content).hexdigest(),
         source_format="onnx",
         parameters=0,
         graph=recipe.source,
+        graph_output=recipe.output_key,
     ).after("read", "a ready ONNX model")
 
 

@@ -28,6 +28,8 @@ class Recipe:
         model: Registry name of the network.
         arch: ``package.module:factory`` of a network of one's own, instead of ``model``.
         spec: TOML file that describes it; needed for ``arch`` and for a ready model.
+        output_key: Which map of a network that gives several; a key, an index or a name, dotted where they are nested;
+            empty for one that gives one.
         targets: Boards to compile for, by name; ``onnxruntime`` is any CPU.
         precision: Floating point of this width; excludes ``ptq``.
         ptq: Post-training quantisation to int8 by this algorithm; excludes ``precision``.
@@ -61,6 +63,7 @@ class Recipe:
     model: str = "unet-luna"
     arch: str | None = None
     spec: Path | None = None
+    output_key: str = ""
     targets: tuple[str, ...] = (HOST,)
     precision: Literal["fp32", "fp16"] | None = None
     ptq: Algorithm | None = None

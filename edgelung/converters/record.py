@@ -33,6 +33,7 @@ class ConversionRecord:
         model: The network itself; None when a ready graph was given.
         rounding: The network with its fake-quantisation, to be exported as it rounds; None without QAT.
         graph: The ready graph; None when a checkpoint was given.
+        graph_output: Name of the output that is taken of it; empty when it has one.
         stages: What was done so far, in words and without paths.
     """
 
@@ -47,6 +48,7 @@ class ConversionRecord:
     model: nn.Module | None = None
     rounding: fx.GraphModule | None = None
     graph: Path | None = None
+    graph_output: str = ""
     stages: tuple[StageRecord, ...] = ()
 
     def after(self, stage: str, summary: str, **changes: Any) -> ConversionRecord:

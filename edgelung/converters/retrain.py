@@ -41,7 +41,7 @@ from edgelung.converters.retraining import (
     to_logits,
 )
 from edgelung.converters.slabs import Slabs
-from edgelung.converters.stages import middle_of
+from edgelung.converters.stages import PROBE_PX, probe_of
 from edgelung.converters.toolkit import ToolkitEnvironment
 from edgelung.converters.workspace import Workspace
 from edgelung.errors import ConversionError
@@ -49,7 +49,7 @@ from edgelung.spec import NetworkInput
 
 __all__ = ["RetrainedRecord", "identify_slabs", "retrain"]
 
-PROVEN_PX = 64  # plane on which a cut is proven; a multiple of the stride of any network with up to 6 poolings
+PROVEN_PX = 64  # least height and width of the middle of a slab on which a cut is proven
 SCANNED = 2  # slabs: each of some 20 networks answers to them
 RECOVER, QAT = "recover", "qat"
 STAGES = "edgelung_stages"  # key beside the weights of a kept stage
@@ -103,7 +103,8 @@ def retrain(
         ConversionError: When the network cannot be followed, pruned or trained.
         VerificationError: When a step is not what it was proven to be; this would be an error of edgelung.
     """
-    teacher = find_teacher(_model(record), record.spec.output.quantity, slabs.fit[0])
+    align_px = record.spec.input.in_plane.align_px
+    teacher = find_teacher(_model(record), record.spec.output.quantity, slabs.fit[0], align_px=align_px)
     work = _Work(
         recipe, slabs, record.spec.input, workspace, announce, note, tick, teacher, record.spec.output.quantity
     )
@@ -140,6 +141,7 @@ class _Work:
     quantity: Literal["probability", "logit"]  # of the original
     finished: dict[str, dict[str, Tensor] | None] = field(default_factory=dict)
     _scenes: Scenes | None = None
+    _probes: dict[int, Tensor] = field(default_factory=dict)
 
     def scan(self, model: nn.Module) -> tuple[GroupSensitivity, ...]:
         """By the share of the logits' variance on some slabs that each group's channels make."""
@@ -156,7 +158,7 @@ class _Work:
         tick = self._counted("groups")
         return scan_sensitivity(
             model,
-            inputs[0][..., :PROVEN_PX, :PROVEN_PX].contiguous(),
+            self._probe(model, PROVEN_PX),
             changed,
             (ratio / 2, ratio),
             round_to=recipe.channel_block,
@@ -168,8 +170,14 @@ class _Work:
 
     def _logits(self, model: nn.Module, value: Tensor) -> Tensor:
         with torch.inference_mode():
-            logits: Tensor = to_logits(model, self.quantity)(value)
+            logits: Tensor = to_logits(model, self.quantity, self._probe(model, PROVEN_PX))(value)
         return logits
+
+    def _probe(self, model: nn.Module, wanted: int = PROBE_PX) -> Tensor:
+        """Found once: what changes weights and widths changes nothing of the planes that a network can be run on."""
+        if wanted not in self._probes:
+            self._probes[wanted] = probe_of(model, self.slabs.golden, self.spec, wanted)
+        return self._probes[wanted]
 
     def prune(self, record: ConversionRecord) -> tuple[ConversionRecord, tuple[LayerCut, ...]]:
         self.announce("prune")
@@ -177,7 +185,7 @@ class _Work:
         inputs = [torch.from_numpy(tensor) for tensor in self.slabs.fit]
         pruned = prune(
             model,
-            inputs[0][..., :PROVEN_PX, :PROVEN_PX].contiguous(),
+            self._probe(model, PROVEN_PX),
             ratio=recipe.prune or 0.0,
             round_to=recipe.channel_block,
             importance=recipe.importance,
@@ -224,7 +232,7 @@ class _Work:
         self.announce("restructure")
         made = restructure(
             _model(record),
-            middle_of(self.slabs.golden),
+            self._probe(_model(record)),
             border="shifts",
             room=RK3588_INT8 if self.recipe.route.precision == "int8" else RK3588_FP16,
             otherwise="convolution" if self.recipe.qat else "keep",
@@ -264,7 +272,7 @@ class _Work:
         plain.load_state_dict({key: learnt[key] for key in plain.state_dict()})
         if isinstance(plain, fx.GraphModule):
             try:
-                plain = unfold(unfolded, plain, middle_of(self.slabs.golden))
+                plain = unfold(unfolded, plain, self._probe(unfolded))
             except ConversionError as error:
                 self.note(f"the bundle has no weights to go on from: {error}")
                 return None

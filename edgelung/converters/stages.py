@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from edgelung.bundle import FidelityRow, LatencyRecord
 from edgelung.converters.fidelity import (
@@ -23,6 +25,7 @@ from edgelung.converters.fidelity import (
     to_probability,
 )
 from edgelung.converters.passes import RK3588_FP16, RK3588_INT8, restructure
+from edgelung.converters.passes.probe import find_probe
 from edgelung.converters.quantisation import RK3588_RULES, export_qdq
 from edgelung.converters.record import ConversionRecord
 from edgelung.converters.route import Precision, Route
@@ -30,18 +33,21 @@ from edgelung.converters.slabs import Slabs
 from edgelung.converters.targets.onnxruntime import OnnxFile, adopt_onnx, export_onnx
 from edgelung.converters.verify import FP32_LIMIT, onnx_function, torch_function, verify_onnx
 from edgelung.errors import ConversionError, VerificationError
+from edgelung.spec import NetworkInput
 
 __all__ = [
     "Answers",
     "answer_with_original",
     "check_artefact",
     "export",
-    "middle_of",
+    "probe_of",
     "restructure_network",
     "run_on_host",
 ]
 
-PROBE_PX = 192  # of a slab's middle: restructuring is proven in float64, which takes its time
+EXPORTED_HINT = "nothing that is read elsewhere may be changed in place (+=, relu_), and nothing may be random"
+PROBE_PX = 192  # least height and width of a slab's middle: restructuring is proven in float64, which takes its time
+FLAT_LIMIT = 0.01  # relative: where all pixels are alike, a normalisation by the input's own variance enlarges rounding
 GOLDEN_MARGIN = 1.5  # an engine's own rounding may add half of what its arithmetic was measured to differ by
 GOLDEN_FLOOR = 1e-3
 
@@ -76,22 +82,36 @@ def restructure_network(record: ConversionRecord, golden: Array, route: Route) -
     """
     if record.model is None:
         return record.after("restructure", "a ready graph is left as it came")
-    probe = middle_of(golden)
+    probe = probe_of(record.model, golden, record.spec.input)
     room = RK3588_INT8 if route.precision == "int8" else RK3588_FP16
     made = restructure(record.model, probe, room=room, otherwise="keep", output=record.spec.output.quantity)
     spec = replace(record.spec, output=replace(record.spec.output, quantity=made.output))
     return record.after("restructure", made.describe(), model=made.model, spec=spec)
 
 
-def middle_of(slab: Array) -> torch.Tensor:
-    """The middle of a slab, small enough to prove something on it in float64."""
-    height, width = slab.shape[2:]
-    top, left = ((size - min(size, PROBE_PX)) // 2 for size in (height, width))
-    return torch.from_numpy(slab[:, :, top : top + PROBE_PX, left : left + PROBE_PX].copy())
+def probe_of(model: nn.Module, slab: Array, spec: NetworkInput, wanted: int = PROBE_PX) -> torch.Tensor:
+    """The middle of a slab, small enough to prove something on it in float64, as far as the network permits it."""
+    still = copy.deepcopy(model).to("cpu").eval()
+    return find_probe(still, torch.from_numpy(slab), spec.in_plane.align_px, wanted)
 
 
-def export(record: ConversionRecord, golden: Array, path: Path) -> tuple[ConversionRecord, OnnxFile]:
-    """Write the network as ONNX and see that the file computes what the network does, on the golden slab."""
+def export(
+    record: ConversionRecord,
+    golden: Array,
+    path: Path,
+    *,
+    others: Sequence[Array] = (),
+    note: Callable[[str], None] | None = None,
+) -> tuple[ConversionRecord, OnnxFile]:
+    """Write the network as ONNX and see that the file computes what the network does, on the golden slab.
+
+    Where torch warns that a choice of the traced run became a part of the graph, inputs that differ in every respect
+    are compared as well, and the user is told.
+
+    Raises:
+        ConversionError: When the network cannot be exported, or a choice that depends on the input was frozen.
+        VerificationError: When the file computes something else.
+    """
     if record.rounding is not None:
         file = export_qdq(record.rounding, record.spec, path, RK3588_RULES)
         return record.after("onnx", f"exported as QDQ with torch {torch.__version__}, opset {file.opset}"), file
@@ -99,9 +119,17 @@ def export(record: ConversionRecord, golden: Array, path: Path) -> tuple[Convers
         report = export_onnx(record.model, record.spec, path)
         summary = f"exported with torch {torch.__version__}"
         limit = FP32_LIMIT if record.spec.output.quantity == "probability" else math.inf
-        verify_onnx(record.model, path, [golden], limit=limit)
+        if report.warnings:
+            _require_no_choice(record, (golden, *others), path, report.warnings)
+            if note is not None:
+                note(f"torch froze what it saw once, and nothing that was tried differs: {'; '.join(report.warnings)}")
+        try:
+            verify_onnx(record.model, path, [golden], limit=limit)
+        except VerificationError as error:
+            error.hint = f"{error.hint}; {EXPORTED_HINT}"
+            raise
     elif record.graph is not None:
-        report = adopt_onnx(record.graph, record.spec, path)
+        report = adopt_onnx(record.graph, record.spec, path, output=record.graph_output)
         summary = "taken over"
     else:
         raise ConversionError("export", "the record holds neither a network nor a graph")
@@ -110,11 +138,38 @@ def export(record: ConversionRecord, golden: Array, path: Path) -> tuple[Convers
     return record.after("onnx", summary, parameters=record.parameters or file.parameters), file
 
 
-def answer_with_original(record: ConversionRecord, slabs: Slabs) -> Answers:
-    """Run the original network on the slabs; for the golden one, as it is now, since its unit may be another."""
+def _require_no_choice(record: ConversionRecord, slabs: Sequence[Array], path: Path, warnings: Sequence[str]) -> None:
+    """Compare file and network on what differs from a slab: mirrored, upside down, air, bone, water, and noise."""
+    low, high = (
+        record.spec.input.intensity.scale * hu + record.spec.input.intensity.offset
+        for hu in record.spec.input.intensity.clip_hu
+    )
+    slab = slabs[0]
+    flat = [np.full_like(slab, value) for value in (low, high, (low + high) / 2, 0.0)]
+    noise = np.random.default_rng(0).uniform(min(low, high), max(low, high), slab.shape).astype(slab.dtype)
+    turned = [slab[..., ::-1], slab[..., ::-1, :], low + high - slab, noise]
+    inputs = [*slabs, *(np.ascontiguousarray(tensor) for tensor in turned)]
+    original = record.model or record.reference
+    try:
+        verify_onnx(original, path, inputs, limit=math.inf)
+        verify_onnx(original, path, [slab, *flat], limit=math.inf, relative_limit=FLAT_LIMIT)
+    except VerificationError as error:
+        told = f"a choice that depends on the input became fixed in the graph: {'; '.join(warnings)}"
+        hint = "write it with tensors: torch.where(condition, a, b)"
+        raise ConversionError("export", told, hint=hint) from error
+
+
+def answer_with_original(record: ConversionRecord, slabs: Slabs, original: Sequence[Array]) -> Answers:
+    """What the original network said, and for the golden slab, as it is now, since its unit may be another.
+
+    Args:
+        record: With the network as it is now.
+        slabs: What it is asked.
+        original: Of the network as it was read, to the slabs that are verified on.
+    """
     now = record.reference if record.model is None else torch_function(record.model)
     before, quantity = record.reference_quantity, record.spec.output.quantity
-    verify = tuple(to_probability(record.reference(slab), before) for slab in slabs.verify)
+    verify = tuple(to_probability(output, before) for output in original)
     retrained = tuple(to_probability(now(slab), quantity) for slab in slabs.verify) if slabs.retrains else ()
     return Answers(verify, retrained, now(slabs.golden))
 

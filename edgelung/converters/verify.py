@@ -152,10 +152,14 @@ def verify_onnx(
     return agreement
 
 
-def onnx_function(path: Path | str) -> Callable[[Array], Array]:
+def onnx_function(path: Path | str, output: str = "") -> Callable[[Array], Array]:
     """An ONNX file with one input and one output as a function, run by onnxruntime on the CPU.
 
     Files that are not in a bundle yet are run by this; the runtime runs those that are.
+
+    Args:
+        path: The file.
+        output: Name of the output that is asked for, where there are several; else empty.
 
     Raises:
         BackendError: If onnxruntime cannot open the file or it has several inputs or outputs; from the function, if
@@ -168,15 +172,16 @@ def onnx_function(path: Path | str) -> Callable[[Array], Array]:
     except Exception as error:  # the engine's errors share no public base class
         raise BackendError("onnxruntime", "open", error) from error
     names = [node.name for node in session.get_inputs()]
-    if len(names) != 1 or len(session.get_outputs()) != 1:
-        raise BackendError("onnxruntime", "open", f"{len(names)} inputs and {len(session.get_outputs())} outputs")
+    outputs = [node.name for node in session.get_outputs() if output in ("", node.name)]
+    if len(names) != 1 or len(outputs) != 1:
+        raise BackendError("onnxruntime", "open", f"{len(names)} inputs and {len(outputs)} outputs")
 
     def run(tensor: Array) -> Array:
         try:
-            (output,) = session.run(None, {names[0]: tensor})
+            (found,) = session.run(outputs, {names[0]: tensor})
         except Exception as error:
             raise BackendError("onnxruntime", "run", error) from error
-        result: Array = output
+        result: Array = found
         return result
 
     return run
@@ -198,7 +203,7 @@ def _run_torch(model: nn.Module, inputs: Sequence[Array]) -> list[Array]:
     model.eval()
     try:
         with torch.inference_mode():
-            return [model(torch.from_numpy(x).to(device)).cpu().numpy() for x in inputs]
+            return [model(torch.from_numpy(x.copy()).to(device)).cpu().numpy() for x in inputs]  # it may write into x
     except Exception as error:  # whatever the user's forward raises
         raise ConversionError("verify", f"the original network fails: {type(error).__name__}: {error}") from error
     finally:

@@ -282,3 +282,76 @@ def test_a_large_file_is_not_even_read(tmp_path):
         stream.truncate(2**29 + 1)
     with pytest.raises(InputError, match="larger than 512 MiB"):
         adopt_onnx(source, SPEC, tmp_path / "adopted.onnx")
+
+
+def test_one_of_several_outputs_is_taken_by_its_name(tmp_path):
+    source = ready(tmp_path, second_output)
+    report = adopt_onnx(source, SPEC, tmp_path / "one.onnx", output="output")
+    assert verify_onnx(onnx_function(source, "output"), report.file.path, slices(), limit=1e-5).samples == 2
+    with pytest.raises(InputError, match=r"output-key: gives no 'aux'; it gives output \(1, 1, 64, 64\), "):
+        adopt_onnx(source, SPEC, tmp_path / "none.onnx", output="aux")
+
+
+def test_a_quantised_model_is_named_as_what_it_is(tmp_path):
+    def quantise(model):
+        graph = model.graph
+        for name, kind, value in (("scale", TensorProto.FLOAT, 0.1), ("zero", TensorProto.INT8, 0)):
+            graph.initializer.append(helper.make_tensor(name, kind, [], [value]))
+        first = graph.node[0].input[0]
+        graph.node[0].input[0] = "rounded"
+        graph.node.insert(0, helper.make_node("DequantizeLinear", ["integers", "scale", "zero"], ["rounded"]))
+        graph.node.insert(0, helper.make_node("QuantizeLinear", [first, "scale", "zero"], ["integers"]))
+
+    source = ready(tmp_path, quantise)
+    with pytest.raises(InputError, match=r"quantised already \(DequantizeLinear, QuantizeLinear\).*give the float32"):
+        adopt_onnx(source, SPEC, tmp_path / "adopted.onnx")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(TensorProto.FLOAT16, "float16"), (TensorProto.DOUBLE, "float64"), (TensorProto.UINT8, "uint8")]
+)
+def test_another_dtype_has_its_own_name(tmp_path, kind, name):
+    def cast(model):
+        graph = model.graph
+        first = graph.input[0]
+        first.type.tensor_type.elem_type = kind
+        graph.node[0].input[0] = "cast"
+        graph.node.insert(0, helper.make_node("Cast", [first.name], ["cast"], to=TensorProto.FLOAT))
+
+    with pytest.raises(InputError, match=rf"its input is {name}, in the spec float32"):
+        adopt_onnx(ready(tmp_path, cast), SPEC, tmp_path / "adopted.onnx")
+
+
+def test_an_output_whose_shape_torch_left_open_follows_from_the_graph(tmp_path):
+    def open_axes(model):
+        for axis in model.graph.output[0].type.tensor_type.shape.dim:
+            axis.dim_param = "Convout_dim_0"
+
+    assert adopt_onnx(ready(tmp_path, open_axes), SPEC, tmp_path / "adopted.onnx").file.operators
+
+
+class Unsupported(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(7, 4, 3, padding=1), function
+
+    def forward(self, x):
+        return self.function(self.conv(x))[:, :1]
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (
+            lambda x: nn.functional.channel_shuffle(x, 2),
+            "aten::channel_shuffle has no ONNX form in opset 17; write it as",
+        ),
+        (lambda x: torch.fft.fft2(x).real, "aten::fft_fft2 has no ONNX form.*Fourier"),
+        (lambda x: nn.functional.adaptive_avg_pool2d(x, 7), "no ONNX form of adaptive_avg_pool2d.*divides the plane"),
+        (lambda x: torch.searchsorted(torch.arange(3.0), x).float(), "aten::searchsorted has no ONNX form"),
+    ],
+)
+def test_one_line_names_the_operator_and_no_graph_is_printed(tmp_path, capfd, function, reason):
+    with pytest.raises(ConversionError, match=reason) as caught:
+        export_onnx(Unsupported(function), SPEC, tmp_path / "none.onnx")
+    assert "\n" not in str(caught.value) and "graph(" not in "".join(capfd.readouterr())

@@ -31,6 +31,7 @@ FULL = Recipe(
     plane=(256, 128),
     seed=7,
     restructure=False,
+    output_key="out.seg",
 )
 
 

@@ -14,6 +14,7 @@ from edgelung.errors import ConversionError, InputError
 
 __all__ = ["Difference", "FLOAT64_LIMIT", "measure_difference"]
 
+_PROBE_HINT = "it must run in float64 too, on a probe in the shape of its input: x.new_zeros(...), not torch.zeros(...)"
 FLOAT64_LIMIT = 1e-9  # relative; rounding alone gave up to 5e-15 with 299 random networks (docs/restructuring.md)
 
 
@@ -97,11 +98,11 @@ def _run(model: nn.Module, probe: Tensor, dtype: torch.dtype) -> Tensor:
     still = copy.deepcopy(model).to("cpu", dtype).eval()
     try:
         with torch.inference_mode():
-            output = still(probe.to("cpu", dtype))
+            output = still(probe.to("cpu", dtype, copy=True))
     except (RuntimeError, TypeError, ValueError) as error:
         text = (str(error).splitlines() or [""])[0]
         problem = f"the network cannot run on a probe of shape {tuple(probe.shape)}: {text}"
-        raise InputError(problem, hint="the probe is a float tensor in the shape of the network's input") from error
+        raise InputError(problem, hint=_PROBE_HINT) from error
     if not isinstance(output, Tensor):
         raise ConversionError(STAGE, f"the network gives a {type(output).__name__}, not one tensor")
     return output

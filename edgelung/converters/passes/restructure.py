@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -114,8 +113,8 @@ def restructure(
         problem = "a network that is exact in the interior only must be trained before it is used"
         raise InputError(problem, field="border", hint='give border="exact", or let training follow')
     dtype = _dtype_of(model)
-    reference = trace(copy.deepcopy(model).to("cpu", torch.float64))
-    work = _Work(trace(reference), border, room, otherwise)
+    reference = trace(model, probe).to("cpu", torch.float64)
+    work = _Work(trace(reference, None), border, room, otherwise)
     if output == "probability" and ends_in_sigmoid(reference):
         for network in (reference, work.network):
             cut_sigmoid(network)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from edgelung.converters.passes.graph import STAGE, is_sigmoid, remove, sole_user, trace
 from edgelung.errors import ConversionError, InputError
@@ -24,11 +24,12 @@ def threshold_to_logit(threshold: float) -> float:
     return math.log(threshold) - math.log1p(-threshold)
 
 
-def split_sigmoid(model: nn.Module) -> tuple[fx.GraphModule, Callable[[float], float]]:
+def split_sigmoid(model: nn.Module, example: Tensor | None = None) -> tuple[fx.GraphModule, Callable[[float], float]]:
     """A network without the sigmoid that it ends in.
 
     Args:
         model: Its output is the output of one sigmoid; it is left as it is.
+        example: (N, C, height, width) input in the unit of the network, to compare on as ``trace`` does.
 
     Returns:
         The network that gives logits, and what a threshold on the probability becomes on them.
@@ -36,7 +37,7 @@ def split_sigmoid(model: nn.Module) -> tuple[fx.GraphModule, Callable[[float], f
     Raises:
         ConversionError: If it does not end in a sigmoid, or cannot be followed.
     """
-    network = trace(model)
+    network = trace(model, example)
     if not ends_in_sigmoid(network):
         hint = "a network that gives logits already says so in its spec"
         raise ConversionError(STAGE, "the network does not end in a sigmoid", hint=hint)

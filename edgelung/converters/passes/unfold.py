@@ -46,7 +46,7 @@ def unfold(model: nn.Module, restructured: fx.GraphModule, probe: Tensor) -> nn.
     for name, layer in restructured.named_modules():
         if list(layer.parameters(recurse=False)) or list(layer.buffers(recurse=False)):
             _put_back(whole, name, layer)
-    logits = trace(whole)
+    logits = trace(whole, probe, STAGE)
     if ends_in_sigmoid(logits) and not ends_in_sigmoid(restructured):
         cut_sigmoid(logits)
     difference = measure_difference(restructured, logits, probe)

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from edgelung.converters.one_output import every_map
 from edgelung.errors import ConversionError
 
 __all__ = ["ONE_CHANNEL", "STAGE", "ChannelGraph", "ChannelGroup", "Consumer", "Layer", "is_transposed"]
@@ -128,7 +129,7 @@ class ChannelGraph:
             with warnings.catch_warnings(), torch.enable_grad():
                 warnings.simplefilter("ignore")  # what it could not follow is found out by the proof
                 return torch_pruning.DependencyGraph().build_dependency(
-                    self._model, example, forward_fn=lambda model, value: model(value), verbose=False
+                    self._model, example, forward_fn=every_map, verbose=False
                 )
         except Exception as error:  # whatever torch-pruning raises: the network itself runs
             reason = f"its channels cannot be followed through the network ({_first_line(error)} in torch-pruning)"

@@ -9,14 +9,13 @@ there is no learning rate and nothing to diverge. Outputs that a ReLU makes 0 on
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from edgelung.converters.passes.graph import is_relu, sole_user
+from edgelung.converters.passes.graph import is_relu, sole_user, trace
 from edgelung.converters.pruning.linear_form import (
     Convolution,
     as_matrix,
@@ -78,7 +77,7 @@ def reconstruct(
     if not inputs:
         raise ConversionError("reconstruct", "there are no inputs to fit the weights to")
     layers = called_once(pruned, inputs[0])
-    rectified = _rectified(pruned)
+    rectified = _rectified(pruned, inputs[0])
     generator = torch.Generator().manual_seed(seed)
     places = [sample_places(original, value, samples, generator) for value in inputs]
     wanted = _outputs(original, [name for name, _ in layers], kept, inputs, places)
@@ -171,11 +170,11 @@ def _enter(network: nn.Module, layer: nn.Module, value: Tensor) -> Tensor:
     return read[0]
 
 
-def _rectified(model: nn.Module) -> set[str]:
+def _rectified(model: nn.Module, example: Tensor) -> set[str]:
     """Layers that only a ReLU reads; none in a network that cannot be followed."""
     try:
-        network = fx.symbolic_trace(copy.deepcopy(model).eval())
-    except Exception:  # whatever the user's forward raises when it is handed proxies: only a refinement is lost
+        network = trace(model, example)
+    except ConversionError:  # only a refinement is lost
         return set()
     calls = [node for node in network.graph.nodes if node.op == "call_module"]
     return {str(node.target) for node in calls if is_relu(network, sole_user(node))}

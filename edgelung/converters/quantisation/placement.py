@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from edgelung.converters.passes.graph import layer, sole_user, trace, unshared
 from edgelung.converters.quantisation.fake_quantise import (
@@ -26,7 +26,7 @@ ROUNDINGS = "activation_rounding"
 _OR_PTQ = "or convert it with --ptq"
 
 
-def prepare_qat(model: nn.Module, rules: QuantisationRules) -> fx.GraphModule:
+def prepare_qat(model: nn.Module, rules: QuantisationRules, example: Tensor | None = None) -> fx.GraphModule:
     """A copy of a network that rounds where the board does: input, weights, and every tensor that is written to memory.
 
     A convolution and the ReLU behind it are one, and so are, on some boards, a convolution and the addition behind it.
@@ -37,13 +37,14 @@ def prepare_qat(model: nn.Module, rules: QuantisationRules) -> fx.GraphModule:
     Args:
         model: Without BatchNorm and sigmoid (docs/restructuring.md); it is left as it is.
         rules: Of the board.
+        example: (N, C, height, width) input on which the graph is compared with a model that is not one yet.
 
     Raises:
         ConversionError: For an operator that is not in the rules, naming it, or a network that cannot be followed.
     """
     if hasattr(model, ROUNDINGS):
         raise ConversionError(STAGE, "the network is prepared already", hint="give the restructured one")
-    network = trace(model, STAGE, "write it without, or convert it with --ptq and --no-restructure")
+    network = trace(model, example, STAGE, "write it without, or convert it with --ptq and --no-restructure")
     kinds = _kinds(network, rules)
     summed = _fused_into_sums(network, kinds, rules)
     written = [node for node, kind in kinds.items() if kind != PASSES and not _goes_into_relu(network, node, rules)]

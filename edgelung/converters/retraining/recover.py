@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import fx, nn
 
+from edgelung.converters.passes.probe import middle_of
 from edgelung.converters.retraining.crops import CropStream
 from edgelung.converters.retraining.losses import DistillationLoss, LabelLoss
 from edgelung.converters.retraining.operating_point import match_false_positives, shift_logits
@@ -89,12 +90,13 @@ def recover(
     Raises:
         ConversionError: When the network cannot be followed, or diverges.
     """
-    network = to_logits(model, quantity).eval()
+    example = middle_of(torch.from_numpy(fit[0]), teacher.crop, spec.in_plane.align_px)
+    network = to_logits(model, quantity, example).eval()
     losses = learn(network, fit, teacher, scenes, spec, epochs=epochs, rate=RATE, seed=seed, tick=tick)
     learnt = copy.deepcopy(model).to("cpu").eval()
     _take_over(learnt, network)
     amount = match(network, teacher, scenes, spec, threshold)
-    shift_logits(to_logits(model, quantity), learnt, amount)
+    shift_logits(to_logits(model, quantity, example), learnt, amount)
     return summarise(learnt, losses, amount)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgelung.converters.passes.graph import trace
+from edgelung.converters.passes.probe import find_probe, middle_of, plane_of
 from edgelung.converters.passes.split_sigmoid import cut_sigmoid, ends_in_sigmoid
 from edgelung.errors import ConversionError
 
 __all__ = ["Teacher", "find_teacher", "to_logits"]
 
 CROP_PX = 192
+ALIGN_PX = 32
 MARGIN_TOLERANCE = 0.01  # of the spread of the logits: what a border may change
 SOFTNESS = 3.0  # the logits' root mean square is divided down to this, so that a sigmoid of them is not all 0 and 1
 STAGE = "retraining"
@@ -42,13 +45,13 @@ class Teacher:
         return logits
 
 
-def to_logits(model: nn.Module, quantity: str) -> fx.GraphModule:
-    """A traced copy of a network that gives logits.
+def to_logits(model: nn.Module, quantity: str, example: Tensor | None = None) -> fx.GraphModule:
+    """A traced copy of a network that gives logits, compared with it on an example.
 
     Raises:
         ConversionError: When it gives probabilities that are no sigmoid's.
     """
-    network = trace(model, STAGE, "convert it without --prune and --qat")
+    network = trace(model, example, STAGE, "convert it without --prune and --qat")
     if quantity == "logit":
         return network
     if not ends_in_sigmoid(network):
@@ -58,40 +61,48 @@ def to_logits(model: nn.Module, quantity: str) -> fx.GraphModule:
     return network
 
 
-def find_teacher(model: nn.Module, quantity: str, example: npt.NDArray[np.float32]) -> Teacher:
+def find_teacher(
+    model: nn.Module, quantity: str, example: npt.NDArray[np.float32], *, align_px: int = ALIGN_PX
+) -> Teacher:
     """Measure a network on an input.
 
     Args:
         model: The original.
         quantity: What it gives, ``probability`` or ``logit``.
         example: (1, slices, height, width) float32, as the network eats it.
+        align_px: Total stride of the network: crops are multiples of it.
 
     Raises:
         ConversionError: When it cannot be followed, or gives the same everywhere.
     """
-    # Channels last: the published U-Net answers in 0.6 of the time on a CPU.
-    network = to_logits(model, quantity).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     whole = torch.from_numpy(example)
-    height, width = example.shape[-2:]
-    rows, columns = (_middle(size) for size in (height, width))
+    still = copy.deepcopy(model).to("cpu").eval()
+    probe = find_probe(still, whole, align_px, CROP_PX)
+    # Channels last: the published U-Net answers in 0.6 of the time on a CPU.
+    network = to_logits(model, quantity, probe).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.inference_mode():
         expected: Tensor = network(whole)
-        found: Tensor = network(whole[..., rows, columns].contiguous())
     spread = float(expected.std())
     if not spread > 0:
         raise ConversionError(STAGE, "the original gives the same everywhere, so there is nothing to learn from it")
-    off = (found - expected[..., rows, columns]).abs().amax((0, 1)) > MARGIN_TOLERANCE * spread
-    margin = max((_depth(off, axis, size) for axis, size in ((0, height), (1, width))), default=0)
-    crop = (rows.stop - rows.start, columns.stop - columns.start)
-    if 4 * margin >= min(crop):  # most of a crop is answered otherwise than in its slice: whole slices then
-        crop = (height, width)
     temperature = max(float(expected.square().mean().sqrt()) / SOFTNESS, 1.0)
-    return Teacher(network, temperature, crop)
+    return Teacher(network, temperature, _crop(network, whole, expected, align_px))
 
 
-def _middle(size: int) -> slice:
-    start = max(size - CROP_PX, 0) // 2 // 32 * 32
-    return slice(start, start + min(size, CROP_PX))
+def _crop(network: fx.GraphModule, whole: Tensor, expected: Tensor, align_px: int) -> tuple[int, int]:
+    """Height and width of crops that are answered as in their slice; else those of whole slices."""
+    height, width = int(whole.shape[-2]), int(whole.shape[-1])
+    crop = plane_of((height, width), align_px, CROP_PX)
+    try:
+        with torch.inference_mode():
+            found: Tensor = network(middle_of(whole, crop, align_px))
+    except RuntimeError:  # a learnt map of positions, say
+        return height, width
+    if tuple(found.shape[-2:]) != crop:
+        return height, width
+    off = (found - middle_of(expected, crop, align_px)).abs().amax((0, 1)) > MARGIN_TOLERANCE * float(expected.std())
+    margin = max(_depth(off, axis, size) for axis, size in ((0, height), (1, width)))
+    return (height, width) if 4 * margin >= min(crop) else crop
 
 
 def _depth(off: Tensor, axis: int, size: int) -> int:

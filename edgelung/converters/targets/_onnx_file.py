@@ -19,14 +19,31 @@ from edgelung.converters.spec_file import NetworkSpec
 from edgelung.errors import ConversionError, InputError
 from edgelung.spec import TensorSpec
 
-__all__ = ["OPSETS", "OnnxFile", "border_differences", "checked_simplification", "parse", "read", "write"]
+__all__ = [
+    "OPSETS",
+    "OnnxFile",
+    "border_differences",
+    "checked_simplification",
+    "keep_output",
+    "parse",
+    "quantisers_of",
+    "read",
+    "write",
+]
 
 OPSETS = range(13, 20)  # what rknn-toolkit2 2.3 and 2.5 import, quantised graphs included
 MAX_FILE_BYTES = 512 * 2**20
 PRODUCER = "edgelung"
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+QUANTISERS = frozenset(
+    (
+        "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul",
+        "QuantizeLinear",
+    )
+)  # fmt: skip
 STANDARD_DOMAINS = ("", "ai.onnx")
 STAGE = "export"
+_DTYPES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.DOUBLE: "float64"}  # others are named as here
 
 
 @dataclass(frozen=True)
@@ -103,14 +120,44 @@ def opset_of(model: ModelProto) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), default=0)
 
 
-def border_differences(model: ModelProto, spec: NetworkSpec) -> list[str]:
+def border_differences(model: ModelProto, spec: NetworkSpec, *, inputs: bool = True, outputs: bool = True) -> list[str]:
     """In words, where the graph's inputs and outputs are not those of the spec; empty when they are."""
     weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
+    given = [value for value in model.graph.input if value.name not in weights]
     return [
-        *_side_differences("input", inputs, spec.input.tensor),
-        *_side_differences("output", list(model.graph.output), spec.output.tensor),
+        *(_side_differences("input", given, spec.input.tensor) if inputs else ()),
+        *(_side_differences("output", list(model.graph.output), spec.output.tensor) if outputs else ()),
     ]
+
+
+def quantisers_of(model: ModelProto) -> list[str]:
+    """Names of the operators of a graph that round to integers or compute in them."""
+    return sorted({node.op_type for node in _nodes(model)} & QUANTISERS)
+
+
+def keep_output(model: ModelProto, name: str, source: str) -> None:
+    """Leave one of several outputs; in place.
+
+    Raises:
+        InputError: When there are several and none is named, or the name is none of them.
+    """
+    found = list(model.graph.output)
+    listed = ", ".join(f"{value.name} {shape_of(value)}" for value in found)
+    if not name:
+        if len(found) > 1:
+            problem = f"has {len(found)} outputs: {listed}"
+            raise InputError(problem, source=source, hint=f"choose one with --output-key {found[0].name}, say")
+        return
+    kept = [value for value in found if value.name == name]
+    if not kept:
+        raise InputError(f"gives no {name!r}", source=source, field="output-key", hint=f"it gives {listed}")
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+
+
+def shape_of(value: ValueInfoProto) -> tuple[int | str, ...]:
+    """Of an input or output; an axis that is open has a name, or a question mark."""
+    return tuple(axis.dim_value or axis.dim_param or "?" for axis in value.type.tensor_type.shape.dim)
 
 
 def checked_simplification(model: ModelProto) -> ModelProto:
@@ -157,8 +204,8 @@ def _side_differences(side: str, values: list[ValueInfoProto], wanted: TensorSpe
         return [f"it has {len(values)} {side}s ({found}), the spec has one, {wanted.name!r}"]
     (value,) = values
     tensor = value.type.tensor_type
-    shape = tuple(axis.dim_value or axis.dim_param or "?" for axis in tensor.shape.dim)
-    dtype = TensorProto.DataType.Name(tensor.elem_type).lower().replace("float", "float32", 1)
+    shape = shape_of(value)
+    dtype = _DTYPES.get(tensor.elem_type) or TensorProto.DataType.Name(tensor.elem_type).lower()
     differences = []
     if value.name != wanted.name:
         differences.append(f"its {side} is called {value.name!r}, in the spec {wanted.name!r}")

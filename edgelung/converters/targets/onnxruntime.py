@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
-import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from onnx import ModelProto
 from torch import nn
 
 from edgelung.converters.spec_file import NetworkSpec
 from edgelung.converters.targets import _onnx_file
 from edgelung.converters.targets._onnx_file import OPSETS, OnnxFile
+from edgelung.converters.targets._tracing import EXPORT_HINT, STAGE, trace_onnx
 from edgelung.errors import ConversionError, InputError
 
-__all__ = ["ExportReport", "OnnxFile", "adopt_onnx", "export_onnx"]
+__all__ = ["ExportReport", "OnnxFile", "adopt_onnx", "export_onnx", "graph_of", "read_ready"]
 
-STAGE = _onnx_file.STAGE
 DEFAULT_OPSET = 17
-TRACER_WARNING: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
-EXPORT_HINT = "the network must run on one float32 tensor and return one, without choices that depend on the data"
 ADOPT_HINT = (
     "correct the spec, export the network as the spec says, or fix dynamic axes with "
     "onnxsim IN.onnx OUT.onnx --overwrite-input-shape NAME:1,C,H,W"
@@ -68,20 +60,29 @@ def export_onnx(model: nn.Module, spec: NetworkSpec, path: Path | str, *, opset:
     if opset not in OPSETS:
         problem = f"opset {opset} is not one of {OPSETS.start}..{OPSETS.stop - 1}"
         raise InputError(problem, field="opset", hint=f"{DEFAULT_OPSET} suits every target")
-    raw, told = _trace(model, spec, opset)
-    traced = _onnx_file.parse(raw)
-    if traced is None:
-        raise ConversionError(STAGE, "torch wrote an ONNX file that cannot be read back")
-    differences = _onnx_file.border_differences(traced, spec)
+    traced, told = graph_of(model, spec, opset=opset)
+    simple = _onnx_file.checked_simplification(traced)  # first: torch computes padding in the graph, on open shapes
+    differences = _onnx_file.border_differences(simple, spec)
     if differences:
         raise ConversionError(STAGE, f"the network does not fit its spec: {'; '.join(differences)}", hint=EXPORT_HINT)
-    simple = _onnx_file.checked_simplification(traced)
-    _check_borders_kept(simple, spec)
     removed = len(traced.graph.node) - len(simple.graph.node)
     return ExportReport(_onnx_file.write(simple, Path(path)), removed, told)
 
 
-def adopt_onnx(source: Path | str, spec: NetworkSpec, path: Path | str) -> ExportReport:
+def graph_of(model: nn.Module, spec: NetworkSpec, *, opset: int = DEFAULT_OPSET) -> tuple[ModelProto, tuple[str, ...]]:
+    """A network's ONNX graph as torch writes it, and what torch warned of.
+
+    Raises:
+        ConversionError: If the network cannot be traced.
+    """
+    raw, told = trace_onnx(model, spec, opset)
+    traced = _onnx_file.parse(raw)
+    if traced is None:
+        raise ConversionError(STAGE, "torch wrote an ONNX file that cannot be read back")
+    return traced, told
+
+
+def adopt_onnx(source: Path | str, spec: NetworkSpec, path: Path | str, *, output: str = "") -> ExportReport:
     """Take over a ready ONNX model: checked against its spec, simplified, stripped of its origin, written anew.
 
     Nothing is guessed: a dynamic axis or another name is refused, not repaired. The file may not refer to other
@@ -91,47 +92,39 @@ def adopt_onnx(source: Path | str, spec: NetworkSpec, path: Path | str) -> Expor
         source: The user's ONNX file; it is not changed.
         spec: Names and static shapes that it has to have.
         path: The file to write.
+        output: Name of the output that is taken, where there are several; else empty.
 
     Raises:
         InputError: If the file is unsafe, invalid, or differs from the spec; says where.
         ConversionError: If it cannot be simplified or written.
     """
     given = _onnx_file.read(Path(source), str(source))
-    differences = _onnx_file.border_differences(given, spec)
-    if differences:
-        raise InputError(f"does not fit the spec: {'; '.join(differences)}", source=source, hint=ADOPT_HINT)
-    simple = _onnx_file.checked_simplification(given)
-    _check_borders_kept(simple, spec)
+    simple = read_ready(source, spec, output)
     return ExportReport(_onnx_file.write(simple, Path(path)), len(given.graph.node) - len(simple.graph.node))
 
 
-def _trace(model: nn.Module, spec: NetworkSpec, opset: int) -> tuple[bytes, tuple[str, ...]]:
-    """The network as ONNX bytes, and what the tracer had to say."""
-    buffer = io.BytesIO()
-    tracing: dict[str, Any] = (
-        {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
-    )  # torch 2.4
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            still = copy.deepcopy(model).to("cpu").eval()
-            torch.onnx.export(
-                still,
-                (torch.zeros(spec.input.tensor.shape),),
-                buffer,  # type: ignore[arg-type]  # the tracing exporter takes streams, its signature says otherwise
-                input_names=[spec.input.tensor.name],
-                output_names=[spec.output.tensor.name],
-                opset_version=opset,
-                **tracing,
-            )
-        except Exception as error:  # whatever the user's forward or the tracer raises
-            reason = f"the network cannot be traced: {type(error).__name__}: {error}"
-            raise ConversionError(STAGE, reason, hint=EXPORT_HINT) from error
-    told = (str(warning.message) for warning in caught if issubclass(warning.category, TRACER_WARNING))
-    return buffer.getvalue(), tuple(dict.fromkeys(told))
+def read_ready(source: Path | str, spec: NetworkSpec, output: str = "") -> ModelProto:
+    """A ready ONNX model, simplified, with the one input and output of its spec.
 
+    Args:
+        source: The user's ONNX file.
+        spec: Names and static shapes that it has to have.
+        output: Name of the output that is taken, where there are several; else empty.
 
-def _check_borders_kept(model: ModelProto, spec: NetworkSpec) -> None:
-    differences = _onnx_file.border_differences(model, spec)
-    if differences:
-        raise ConversionError(STAGE, f"simplification changed the borders of the graph: {'; '.join(differences)}")
+    Raises:
+        InputError: If the file is unsafe, invalid, quantised already, or differs from the spec; says where.
+        ConversionError: If it cannot be simplified.
+    """
+    given = _onnx_file.read(Path(source), str(source))
+    quantised = _onnx_file.quantisers_of(given)
+    if quantised:
+        problem = f"is quantised already ({', '.join(quantised)}), so there is no float original to compare with"
+        raise InputError(problem, source=source, hint="give the float32 model that it was made of, with --ptq for int8")
+    _onnx_file.keep_output(given, output, str(source))
+    inputs = _onnx_file.border_differences(given, spec, outputs=False)
+    simple = None if inputs else _onnx_file.checked_simplification(given)  # shapes of outputs may follow from it
+    differences = inputs if simple is None else _onnx_file.border_differences(simple, spec)
+    if simple is None or differences:
+        both = [*differences, *(_onnx_file.border_differences(given, spec, inputs=False) if simple is None else [])]
+        raise InputError(f"does not fit the spec: {'; '.join(both)}", source=source, hint=ADOPT_HINT)
+    return simple
