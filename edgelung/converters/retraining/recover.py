@@ -92,7 +92,7 @@ def recover(
     network = to_logits(model, quantity).eval()
     losses = learn(network, fit, teacher, scenes, spec, epochs=epochs, rate=RATE, seed=seed, tick=tick)
     learnt = copy.deepcopy(model).to("cpu").eval()
-    learnt.load_state_dict(network.state_dict())
+    learnt.load_state_dict({**learnt.state_dict(), **network.state_dict()})  # what answers nothing was left out of it
     amount = match(network, teacher, scenes, spec, threshold)
     shift_logits(to_logits(model, quantity), learnt, amount)
     return summarise(learnt, losses, amount)
