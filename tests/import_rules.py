@@ -30,6 +30,7 @@ CONVERTER_ROOMS = (
     ("edgelung.converters.workspace",),
     ("edgelung.converters.stages",),
     ("edgelung.converters.loading",),
+    ("edgelung.converters.own_network",),
     ("edgelung.converters.slabs",),
     ("edgelung.converters.recipe_file",),
     ("edgelung.converters.recipe",),

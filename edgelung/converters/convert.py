@@ -26,6 +26,7 @@ from edgelung.bundle import (
     Provenance,
 )
 from edgelung.converters.artefacts import ArtefactMaker
+from edgelung.converters.checkpoint import missing_keys
 from edgelung.converters.loading import load_network
 from edgelung.converters.pruning import GroupSensitivity, LayerCut
 from edgelung.converters.recipe import Recipe
@@ -89,7 +90,8 @@ def convert(
     with BundleWriter(recipe.output, overwrite=recipe.overwrite) as writer:
         environment = find(recipe.toolkit or DEFAULT_VERSION) if recipe.npu_targets else None
         announce("read the network")
-        record = load_network(recipe)
+        record = load_network(recipe, remark)
+        constants = _constants(record)
         announce("choose slices")
         slabs = gather_slabs(recipe, record.spec, progress=_counted(tick))
         if slabs.data_words:
@@ -121,7 +123,7 @@ def convert(
                 artefacts += maker.npu(environment, remark, tick)
             announce("write the bundle")
             golden = _add_golden(writer, record, slabs, answers, recipe.seed)
-            weights = None if trained is None else _add_weights(writer, record, trained.weights)
+            weights = None if trained is None else _add_weights(writer, record, trained.weights, constants)
             manifest = _manifest(recipe, record, tuple(artefacts), golden, slabs, weights)
             writer.finish(manifest)
     if trained is None:
@@ -142,9 +144,18 @@ def _add_golden(writer: BundleWriter, record: ConversionRecord, slabs: Slabs, an
     )
 
 
-def _add_weights(writer: BundleWriter, record: ConversionRecord, state: dict[str, Tensor] | None) -> FileRecord | None:
+def _constants(record: ConversionRecord) -> dict[str, Tensor]:
+    """What the network needs besides what it learns: its buffers of whole numbers."""
+    state = {} if record.model is None else record.model.state_dict()
+    return {key: state[key].clone() for key in missing_keys(state, ()) if not state[key].is_floating_point()}
+
+
+def _add_weights(
+    writer: BundleWriter, record: ConversionRecord, state: dict[str, Tensor] | None, constants: dict[str, Tensor]
+) -> FileRecord | None:
     if state is None:
         return None
+    state = {**constants, **state}
     name = f"networks/{record.name}/weights.safetensors"
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, writer.stage_file(name))
     return writer.add_staged(name)

@@ -27,6 +27,7 @@ class Recipe:
         output: The bundle to write: a folder, or a file ending in ``.zip``.
         model: Registry name of the network.
         arch: ``package.module:factory`` of a network of one's own, instead of ``model``.
+        weights: Which weights of a checkpoint that holds several; None takes the only ones (docs/own-network.md).
         spec: TOML file that describes it; needed for ``arch`` and for a ready model.
         targets: Boards to compile for, by name; ``onnxruntime`` is any CPU.
         precision: Floating point of this width; excludes ``ptq``.
@@ -60,6 +61,7 @@ class Recipe:
     output: Path
     model: str = "unet-luna"
     arch: str | None = None
+    weights: str | None = None
     spec: Path | None = None
     targets: tuple[str, ...] = (HOST,)
     precision: Literal["fp32", "fp16"] | None = None
@@ -91,6 +93,11 @@ class Recipe:
         self._check_data()
         self._check_pruning()
         self._check_training()
+
+    @property
+    def is_ready_graph(self) -> bool:
+        """Whether the source is an ONNX model, by its name's ending in any case."""
+        return self.source.suffix.lower() == ".onnx"
 
     @property
     def npu_targets(self) -> tuple[str, ...]:
@@ -126,9 +133,14 @@ class Recipe:
     def _check_source(self) -> None:
         if self.source.absolute() == self.output.absolute():
             raise InputError("a bundle cannot be made of itself", field="output", hint="choose another --output")
-        ready = self.source.suffix == ".onnx"
+        ready = self.is_ready_graph
         if ready and self.arch:
             raise InputError("a ready .onnx model has its own architecture", field="arch", hint="leave out --arch")
+        if self.weights is not None:
+            if ready:
+                raise InputError("a ready .onnx model has one network", field="weights", hint="leave out --weights")
+            if not self.weights:
+                raise InputError("is empty", field="weights", hint="name weights of the checkpoint, or leave it out")
         if (ready or self.arch) and self.spec is None:
             what = "a ready .onnx model" if ready else "--arch"
             raise InputError(f"{what} needs a description of its input and output", hint="add --spec FILE.toml")
@@ -193,7 +205,7 @@ class Recipe:
             changed = {"preset": self.preset != "published", "epochs": self.epochs is not None}
             _refuse_without(changed, "nothing is trained", "--prune R or --qat")
             return
-        if self.source.suffix == ".onnx":
+        if self.is_ready_graph:
             option = "qat" if self.qat else "prune"
             problem = "a ready .onnx model cannot be trained"
             raise InputError(problem, field=option, hint="give the checkpoint it was exported from")
