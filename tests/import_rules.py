@@ -32,6 +32,7 @@ CONVERTER_ROOMS = (
     ("edgelung.converters.stages",),
     ("edgelung.converters.original",),
     ("edgelung.converters.loading",),
+    ("edgelung.converters.own_network",),
     ("edgelung.converters.slabs",),
     ("edgelung.converters.recipe_file",),
     ("edgelung.converters.recipe",),

@@ -39,6 +39,10 @@ _result = group("The result")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @_network("--model", default="unet-luna", show_default=True, help="Network the checkpoint belongs to.")
 @_network("--arch", metavar="PKG.MODULE:FACTORY", help="A network of your own instead; needs --spec.")
+@_network(
+    "--weights", metavar="NAME",
+    help="Which weights, where CHECKPOINT holds several: `state_dict_ema`, say; docs/own-network.md.",
+)  # fmt: skip
 @_network("--spec", type=click.Path(path_type=Path), help="TOML description of a network of your own.")
 @_network(
     "--output-key", default="", metavar="KEY", help="Which map of a network that gives several; KEY.KEY where nested."
@@ -105,8 +109,9 @@ def convert(
 ) -> None:
     """Convert CHECKPOINT into a bundle that runs on the board, verified against the original network.
 
-    CHECKPOINT is a state_dict (.pt, .pth, .state, .safetensors), bare or under `model_state`, `state_dict` or
-    `model`; a bundle that was made with --prune or --qat; or a ready .onnx model with --spec. No file is unpickled.
+    CHECKPOINT is a state_dict (.pt, .pth, .state, .safetensors), bare or within a dict, of several the one that
+    --weights names; a bundle that was made with --prune or --qat; or a ready .onnx model with --spec. No file is
+    unpickled.
 
     A conversion takes one route: --precision fp32 (any CPU), --precision fp16 (NPU), --ptq or --qat (int8, both). Every
     bundle also holds an artefact for onnxruntime, so that it runs anywhere. With --prune the network is made smaller

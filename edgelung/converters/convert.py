@@ -27,6 +27,7 @@ from edgelung.bundle import (
     Provenance,
 )
 from edgelung.converters.artefacts import ArtefactMaker
+from edgelung.converters.checkpoint import missing_keys
 from edgelung.converters.loading import load_network
 from edgelung.converters.original import ask_original
 from edgelung.converters.passes import threshold_to_logit
@@ -94,6 +95,7 @@ def convert(
         environment = find(recipe.toolkit or DEFAULT_VERSION) if recipe.npu_targets else None
         announce("read the network")
         record = load_network(recipe, remark)
+        constants = _constants(record)
         announce("choose slices")
         slabs = gather_slabs(recipe, record.spec, progress=_counted(tick))
         if slabs.data_words:
@@ -129,7 +131,7 @@ def convert(
                 artefacts += maker.npu(environment, remark, tick)
             announce("write the bundle")
             golden = _add_golden(writer, record, slabs, answers, recipe.seed)
-            weights = None if trained is None else _add_weights(writer, record, trained.weights)
+            weights = None if trained is None else _add_weights(writer, record, trained.weights, constants)
             manifest = _manifest(recipe, record, tuple(artefacts), golden, slabs, weights)
             writer.finish(manifest)
     if trained is None:
@@ -162,9 +164,18 @@ def _add_golden(writer: BundleWriter, record: ConversionRecord, slabs: Slabs, an
     )
 
 
-def _add_weights(writer: BundleWriter, record: ConversionRecord, state: dict[str, Tensor] | None) -> FileRecord | None:
+def _constants(record: ConversionRecord) -> dict[str, Tensor]:
+    """What the network needs besides what it learns: its buffers of whole numbers."""
+    state = {} if record.model is None else record.model.state_dict()
+    return {key: state[key].clone() for key in missing_keys(state, ()) if not state[key].is_floating_point()}
+
+
+def _add_weights(
+    writer: BundleWriter, record: ConversionRecord, state: dict[str, Tensor] | None, constants: dict[str, Tensor]
+) -> FileRecord | None:
     if state is None:
         return None
+    state = {**constants, **state}
     name = f"networks/{record.name}/weights.safetensors"
     # A copy each: safetensors refuses tensors that share memory, as a layer with two names does.
     whole = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}

@@ -11,10 +11,10 @@ from torch import nn
 
 from edgelung.bundle import is_bundle, open_bundle
 from edgelung.converters.architecture import load_factory
-from edgelung.converters.checkpoint import LoadedState, apply_state, load_state_dict
-from edgelung.converters.models import get_model_entry
+from edgelung.converters.checkpoint import LoadedState, apply_state, load_state_dict, match_keys
+from edgelung.converters.models import ModelEntry, get_model_entry
 from edgelung.converters.one_output import OPTION, settle_output
-from edgelung.converters.pruning import shrink_to_state
+from edgelung.converters.own_network import build_own_network, describe_weights
 from edgelung.converters.recipe import Recipe
 from edgelung.converters.record import ConversionRecord
 from edgelung.converters.spec_file import read_spec
@@ -31,30 +31,27 @@ def load_network(recipe: Recipe, note: Callable[[str], None] | None = None) -> C
     """Read the checkpoint, the ready graph or the bundle with weights of a recipe.
 
     Args:
-        recipe: What to read.
-        note: Called with what a user should know.
+        recipe: Names them.
+        note: Called with what was done to network and weights to bring them together, if anything was.
 
     Raises:
         InputError: For a checkpoint, factory or spec that cannot be used.
         ConversionError: For a network that does not run.
     """
-    if recipe.source.suffix == ".onnx":
+    if recipe.is_ready_graph:
         return _load_onnx(recipe)
     loaded = _load_weights(recipe)
     if recipe.arch:
-        model = _fit_own(load_factory(recipe.arch)(), loaded)
         spec = read_spec(_required(recipe.spec))
+        model, changes = build_own_network(load_factory(recipe.arch), loaded, spec.input)
         name, architecture = "network", recipe.arch
     else:
         entry = get_model_entry(recipe.model)
-        model = entry.build_from_state(loaded.state)
+        model, changes = _build_known(entry, loaded)
         spec = nodule_segmentation_spec(*recipe.plane, geometry=entry.geometry(model))
         name = architecture = entry.name
-        apply_state(model, loaded.state, loaded.source)
     model.eval()
     chosen = settle_output(model, spec, recipe.output_key)
-    if chosen and note is not None:
-        note(f"{OPTION}: {chosen}")
     record = ConversionRecord(
         name=name,
         architecture=architecture,
@@ -66,8 +63,12 @@ def load_network(recipe: Recipe, note: Callable[[str], None] | None = None) -> C
         parameters=sum(tensor.numel() for tensor in model.parameters()),
         model=model,
     )
-    summary = f"{architecture}, {record.parameters} parameters, from a {loaded.format} checkpoint"
-    return record.after("read", f"{summary}; {chosen}" if chosen else summary)
+    if changes and note is not None:
+        note(f"network: {'; '.join(changes)}")
+    if chosen and note is not None:
+        note(f"{OPTION}: {chosen}")
+    read = f"{architecture}, {record.parameters} parameters, from a {loaded.format} checkpoint"
+    return record.after("read", "; ".join((read, *changes, *([chosen] if chosen else []))))
 
 
 def _load_onnx(recipe: Recipe) -> ConversionRecord:
@@ -96,7 +97,9 @@ def _load_weights(recipe: Recipe) -> LoadedState:
     """The weights of a checkpoint, or those that a bundle holds of the same architecture."""
     source = recipe.source
     if not is_bundle(source):
-        return load_state_dict(source)
+        return load_state_dict(source, recipe.weights)
+    if recipe.weights is not None:
+        raise InputError("a bundle has one network", field="weights", hint="leave it out")
     with open_bundle(source) as bundle:
         networks = [network for network in bundle.manifest.networks.values() if network.weights is not None]
         if len(networks) != 1 or networks[0].weights is None:
@@ -108,14 +111,12 @@ def _load_weights(recipe: Recipe) -> LoadedState:
         return replace(load_state_dict(bundle.path(networks[0].weights)), source=str(source))
 
 
-def _fit_own(model: nn.Module, loaded: LoadedState) -> nn.Module:
-    """A network of one's own with the weights; narrower, when they are those of its pruned form."""
-    own = model.state_dict()
-    narrower = any(key in own and own[key].shape != tensor.shape for key, tensor in loaded.state.items())
-    if narrower or any(f"{key.removesuffix('bias')}weight" in own and key not in own for key in loaded.state):
-        return shrink_to_state(model, loaded.state, loaded.source)
-    apply_state(model, loaded.state, loaded.source)
-    return model
+def _build_known(entry: ModelEntry, loaded: LoadedState) -> tuple[nn.Module, tuple[str, ...]]:
+    """A network of the registry with the weights, and in words what was done to them."""
+    matched = match_keys(loaded, entry.build_default().state_dict(), by_first_name=True)
+    model = entry.build_from_state(matched.state)
+    apply_state(model, matched.state, loaded.source)
+    return model, describe_weights(loaded, matched)
 
 
 def _required(spec: Path | None) -> Path:

@@ -27,6 +27,7 @@ class Recipe:
         output: The bundle to write: a folder, or a file ending in ``.zip``.
         model: Registry name of the network.
         arch: ``package.module:factory`` of a network of one's own, instead of ``model``.
+        weights: Which weights of a checkpoint that holds several; None takes the only ones (docs/own-network.md).
         spec: TOML file that describes it; needed for ``arch`` and for a ready model.
         output_key: Which map of a network that gives several; a key, an index or a name, dotted where they are nested;
             empty for one that gives one.
@@ -62,6 +63,7 @@ class Recipe:
     output: Path
     model: str = "unet-luna"
     arch: str | None = None
+    weights: str | None = None
     spec: Path | None = None
     output_key: str = ""
     targets: tuple[str, ...] = (HOST,)
@@ -94,6 +96,11 @@ class Recipe:
         self._check_data()
         self._check_pruning()
         self._check_training()
+
+    @property
+    def is_ready_graph(self) -> bool:
+        """Whether the source is an ONNX model, by its name's ending in any case."""
+        return self.source.suffix.lower() == ".onnx"
 
     @property
     def npu_targets(self) -> tuple[str, ...]:
@@ -129,9 +136,14 @@ class Recipe:
     def _check_source(self) -> None:
         if self.source.absolute() == self.output.absolute():
             raise InputError("a bundle cannot be made of itself", field="output", hint="choose another --output")
-        ready = self.source.suffix == ".onnx"
+        ready = self.is_ready_graph
         if ready and self.arch:
             raise InputError("a ready .onnx model has its own architecture", field="arch", hint="leave out --arch")
+        if self.weights is not None:
+            if ready:
+                raise InputError("a ready .onnx model has one network", field="weights", hint="leave out --weights")
+            if not self.weights:
+                raise InputError("is empty", field="weights", hint="name weights of the checkpoint, or leave it out")
         if (ready or self.arch) and self.spec is None:
             what = "a ready .onnx model" if ready else "--arch"
             raise InputError(f"{what} needs a description of its input and output", hint="add --spec FILE.toml")
@@ -196,7 +208,7 @@ class Recipe:
             changed = {"preset": self.preset != "published", "epochs": self.epochs is not None}
             _refuse_without(changed, "nothing is trained", "--prune R or --qat")
             return
-        if self.source.suffix == ".onnx":
+        if self.is_ready_graph:
             option = "qat" if self.qat else "prune"
             problem = "a ready .onnx model cannot be trained"
             raise InputError(problem, field=option, hint="give the checkpoint it was exported from")

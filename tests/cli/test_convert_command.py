@@ -60,6 +60,7 @@ def test_every_option_reaches_the_recipe(asked):
         " --preset quick --epochs 2 --resume --target rk3588s --data ct --holdout 4:9 --seed 3"
         " --no-restructure --scan --plane 64 96 --toolkit 2.3.2"
         " --calibration-slabs 2 --verification-slabs 3 --overwrite --keep-failing --output b.zip --model m"
+        " --weights ema.module"
     )
     assert asked(*words.split()) == Recipe(
         Path("unet.pt"),
@@ -86,6 +87,7 @@ def test_every_option_reaches_the_recipe(asked):
         overwrite=True,
         keep_failing=True,
         model="m",
+        weights="ema.module",
     )
 
 

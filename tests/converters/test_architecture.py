@@ -22,6 +22,12 @@ def failing(): raise RuntimeError("no GPU")
 def leaving(): sys.exit(2)
 def asking(width): return torch.nn.Linear(width, 1)
 def number(): return 3
+def long(): raise ValueError("one\\ntwo")
+def nothing(): pass
+def kind(): return torch.nn.Conv2d
+def pair(): return torch.nn.Linear(2, 2), 3
+def script(): return torch.jit.script(torch.nn.Linear(2, 2))
+network = torch.nn.Linear(2, 2)
 constant = 7
 """
 
@@ -66,6 +72,7 @@ def test_installed_packages_come_before_the_current_folder(module):
         ("no_such_package.networks:build", "no module 'no_such_package'"),
         ("{module}:build", r"\.py\) has no 'build'"),
         ("{module}:Networks.large", "has no 'Networks.large'"),
+        ("{module}:network", r"is a network \(Linear\), not a function that builds one"),
         ("{module}:constant", "is a int, not a function or class"),
         ("{module}_broken:build", "importing .*_broken raised ModuleNotFoundError: No module named 'no_such_package'"),
         ("{module}_script:build", "raised SystemExit"),
@@ -86,8 +93,14 @@ def test_names_that_lead_nowhere(module, name, reason):
         ("leaving", r"leaving\(\) raised SystemExit"),
         ("asking", "raised TypeError: .*width.*without arguments"),
         ("number", r"number\(\) returned a int, not a torch\.nn\.Module"),
+        ("long", r"long\(\) raised ValueError: one; the factory"),
+        ("nothing", r"nothing\(\) returned nothing; end it with: return model"),
+        ("kind", r"returned the class Conv2d, not a network of it"),
+        ("pair", r"pair\(\) returned a tuple; return the network alone"),
+        ("script", "returned a TorchScript module.*the torch.nn.Module that it was made from"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")
 def test_factories_that_give_no_network(module, attribute, reason):
     factory = load_factory(f"{module}:{attribute}")
     with pytest.raises(InputError, match=reason):

@@ -139,7 +139,8 @@ def test_held_out_slices_are_verified_on_and_recorded(checkpoint, tmp_path):
     recipe = Recipe(checkpoint, tmp_path / "q.bundle", data=series, holdout=(12, 24), keep_failing=True, **options)
     notes = []
     result = convert(recipe, note=notes.append)
-    assert notes[0] == "data: one CT series" and notes[1].startswith("tiles: mask Dice 1.0000")
+    assert notes[:2] == ["network: weights under model_state", "data: one CT series"]
+    assert notes[2].startswith("tiles: mask Dice 1.0000")
     (artefact,) = result.artefacts
     assert {row.data for row in artefact.fidelity} == {"held-out slabs"}
     assert {row.samples for row in artefact.fidelity} == {3}

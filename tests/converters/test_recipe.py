@@ -58,6 +58,13 @@ REFUSED = {
     "qat as it came": ({"qat": True, "restructure": False}, "int8 is trained into the restructured network"),
     "two ways to int8": ({"qat": True, "ptq": "normal"}, "--ptq and --qat are two routes"),
     "qat in float16": ({"qat": True, "precision": "fp16", "targets": NPU}, "--precision and --qat are two routes"),
+    "weights of a graph": (
+        {**READY, "weights": "ema"},
+        "weights: a ready .onnx model has one network; leave out",
+    ),
+    "nameless weights": ({"weights": ""}, "weights: is empty; name weights of the checkpoint"),
+    "graph in capitals": ({**READY, "source": Path("unet.ONNX"), "qat": True}, "a ready .onnx model cannot be trained"),
+    "graph without spec": ({"source": Path("unet.Onnx")}, "a ready .onnx model needs a description"),
     "all routes": ({"qat": True, "precision": "fp16", "ptq": "normal"}, "--precision and --ptq are two routes"),
     "new toolkit": (
         {"qat": True, "targets": NPU, "toolkit": "2.5.0"},
@@ -72,6 +79,11 @@ def test_a_contradiction_is_refused_in_one_line(options, reason):
         recipe(**options)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "ready"), [("a.onnx", 1), ("a.ONNX", 1), ("a.Onnx", 1), ("a.onnx.pt", 0), ("a", 0)])
+def test_a_ready_graph_is_known_by_its_ending_in_any_case(name, ready):
+    assert recipe(source=Path(name), spec=Path("s.toml") if ready else None).is_ready_graph == bool(ready)
 
 
 def test_what_the_newer_toolkit_can_do_is_not_refused():

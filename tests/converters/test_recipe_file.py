@@ -15,6 +15,7 @@ RUN = {"source": Path("scans of DOE/unet.pt"), "output": Path("DOE.bundle")}
 FULL = Recipe(
     **RUN,
     arch="own:build",
+    weights="ema",
     spec=Path("/DOE/own.toml"),
     targets=("rk3588s", "onnxruntime"),
     ptq="normal",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from edgelung.converters.checkpoint import apply_state
@@ -23,7 +23,8 @@ def shrink_to_state(model: nn.Module, state: Mapping[str, Tensor], source: str) 
     """A copy of a network with the widths, and the weights, of a state_dict of its pruned form.
 
     Args:
-        model: The network before pruning, of any weights; left as it is.
+        model: The network before pruning, of any weights; left as it is. Tensors that its own modules hold are made
+            narrower like those of layers.
         state: The pruned network's.
         source: Where it came from, for messages.
 
@@ -39,16 +40,17 @@ def shrink_to_state(model: nn.Module, state: Mapping[str, Tensor], source: str) 
         if isinstance(layer, (_ConvNd, nn.Linear, nn.PReLU)) and key in state:
             _resize_weight(layer, state[key], key, source)
             _resize_bias(layer, state, f"{key.removesuffix('weight')}bias")
-        elif isinstance(layer, _BatchNorm):
+        elif isinstance(layer, _NormBase):
             _resize_norm(layer, state, key.removesuffix("weight"))
+        elif not isinstance(layer, (nn.GroupNorm, nn.LayerNorm)):  # they would normalize over other groups
+            _resize_tensors(layer, state, key.removesuffix("weight"))
     apply_state(work, state, source)
     return work.eval()
 
 
 def _resize_weight(layer: Layer, found: Tensor, key: str, source: str) -> None:
     own: Tensor = layer.weight
-    narrower = found.ndim == own.ndim and all(f <= o for f, o in zip(found.shape, own.shape, strict=True))
-    if not narrower or found.shape[2:] != own.shape[2:]:
+    if not _is_narrower(found, own) or found.shape[2:] != own.shape[2:]:
         problem = f"has the shape {tuple(found.shape)}, which is no narrower {tuple(own.shape)}"
         raise InputError(problem, source=source, field=key, hint=_HINT)
     layer.weight = _empty_like(own, found)
@@ -70,7 +72,26 @@ def _resize_bias(layer: Layer, state: Mapping[str, Tensor], key: str) -> None:
         layer.bias = _empty_like(layer.weight, state[key])
 
 
-def _resize_norm(norm: _BatchNorm, state: Mapping[str, Tensor], prefix: str) -> None:
+def _resize_tensors(layer: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
+    """Parameters and buffers that a module of the user's holds itself, one number a channel, say.
+
+    One that is no narrower than the module's stays, and is refused with all that do not fit.
+    """
+    for name, own in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
+        found = state.get(f"{prefix}{name}")
+        if found is None or found.shape == own.shape or not _is_narrower(found, own):
+            continue
+        if isinstance(own, nn.Parameter):
+            layer.register_parameter(name, _empty_like(own, found))
+        else:
+            layer.register_buffer(name, torch.empty(found.shape, dtype=own.dtype))
+
+
+def _is_narrower(found: Tensor, own: Tensor) -> bool:
+    return found.ndim == own.ndim and all(f <= o for f, o in zip(found.shape, own.shape, strict=True))
+
+
+def _resize_norm(norm: _NormBase, state: Mapping[str, Tensor], prefix: str) -> None:
     for part in ("weight", "bias", "running_mean", "running_var"):
         own, found = getattr(norm, part), state.get(f"{prefix}{part}")
         if own is None or found is None or found.ndim != 1:

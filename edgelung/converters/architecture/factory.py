@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from edgelung.errors import InputError
@@ -44,6 +45,9 @@ def load_factory(name: str) -> Callable[[], nn.Module]:
     folder = Path.cwd()
     with _also_importing_from(folder):
         factory = _find(module_name, attribute, folder)
+    if isinstance(factory, nn.Module):
+        problem = f"{name} is a network ({type(factory).__name__}), not a function that builds one"
+        raise InputError(problem, field="--arch", hint=SHAPE_HINT)
     if not callable(factory):
         raise InputError(
             f"{name} is a {type(factory).__name__}, not a function or class", field="--arch", hint=SHAPE_HINT
@@ -54,15 +58,34 @@ def load_factory(name: str) -> Callable[[], nn.Module]:
             try:
                 model = factory()
             except (Exception, SystemExit) as error:
-                problem = f"{name}() raised {type(error).__name__}: {error}"
+                told = (str(error).strip().splitlines() or [""])[0]
+                problem = f"{name}() raised {type(error).__name__}: {told}"
                 hint = "the factory is called without arguments and has to build the network with them all chosen"
                 raise InputError(problem, field="--arch", hint=hint) from error
-        if not isinstance(model, nn.Module):
-            problem = f"{name}() returned a {type(model).__name__}, not a torch.nn.Module"
-            raise InputError(problem, field="--arch", hint=SHAPE_HINT)
-        return model
+        return _checked(model, name)
 
     return build
+
+
+def _checked(model: Any, name: str) -> nn.Module:
+    """What a factory returned, unless it is no network, or none whose layers can be seen."""
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        problem, hint = f"{name}() returned the class {model.__name__}, not a network of it", "call it: return Net()"
+    elif model is None:
+        problem, hint = f"{name}() returned nothing", "end it with: return model"
+    elif isinstance(model, (tuple, list)) and any(isinstance(part, nn.Module) for part in model):
+        problem, hint = (
+            f"{name}() returned a {type(model).__name__}",
+            "return the network alone, without what is beside",
+        )
+    elif isinstance(model, torch.jit.ScriptModule):
+        problem = f"{name}() returned a TorchScript module, whose layers cannot be changed"
+        hint = "return the torch.nn.Module that it was made from"
+    elif not isinstance(model, nn.Module):
+        problem, hint = f"{name}() returned a {type(model).__name__}, not a torch.nn.Module", SHAPE_HINT
+    else:
+        return model
+    raise InputError(problem, field="--arch", hint=hint)
 
 
 def _find(module_name: str, attribute: str, folder: Path) -> Any:
@@ -75,7 +98,8 @@ def _find(module_name: str, attribute: str, folder: Path) -> Any:
             raise InputError(
                 problem, field="--arch", hint="run where the module lies, or install its package"
             ) from error
-        problem = f"importing {module_name} raised {type(error).__name__}: {error}"
+        told = (str(error).strip().splitlines() or [""])[0]
+        problem = f"importing {module_name} raised {type(error).__name__}: {told}"
         raise InputError(problem, field="--arch", hint="the module has to import on its own") from error
     file = getattr(found, "__file__", None)
     for part in attribute.split("."):
