@@ -156,7 +156,7 @@ def test_a_bias_that_its_weights_are_next_to_nothing_beside_has_coarser_steps():
         conv.bias.fill_(10)
     coarse = to_exportable(network).get_submodule("unet.last")
     assert bool((coarse.weight_rounding.fixed > 1e-12 * plain).all())
-    assert abs(float(coarse.bias) - 10) < 1e-6
+    assert abs(float(coarse.bias.detach()) - 10) < 1e-6
 
 
 def trained(seed):
