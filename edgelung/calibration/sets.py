@@ -210,17 +210,24 @@ def _choose(
         if progress is not None:
             progress(len(slabs), count)
     if len(slabs) < count:
-        problem = f"only {len(slabs)} of {count} slabs of {packing.slices} slices have room in the lungs"
-        where = " beside the held-out block and its gap" if holdout is not None else ""
-        if reasons:
-            where += f" ({len(reasons)} of {len(readers)} series were passed over, such as {reasons[0].message})"
-        raise InputError(f"{problem}{where}", hint="ask for fewer slabs, give more CTs, or hold fewer slices out")
+        raise _too_few(len(slabs), count, packing, holdout, reasons, len(readers))
     block = None if holdout is None else (holdout.low, holdout.high)
     provenance = Provenance(
         kind, "fitting", len(readers), len(hashes), unsuitable, count, packing.slices, seed, block,
         GAP_SLICES if holdout is not None else 0, salt.hex(), tuple(sorted(hashes)),
     )  # fmt: skip
     return CalibrationSet(tuple(sorted(slabs, key=lambda slab: (slab.series, slab.first))), provenance)
+
+
+def _too_few(
+    found: int, count: int, packing: SlicePacking, holdout: Holdout | None, reasons: Sequence[InputError], series: int
+) -> InputError:
+    problem = f"only {found} of {count} slabs of {packing.slices} slices have room in the lungs"
+    if holdout is not None:
+        problem += " beside the held-out block and its gap"
+    if reasons:
+        problem += f" ({len(reasons)} of {series} series were passed over, such as {reasons[0].message})"
+    return InputError(problem, hint="ask for fewer slabs, give more CTs, or hold fewer slices out")
 
 
 def _axial(volume: CtVolume) -> CtVolume:
