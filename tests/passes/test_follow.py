@@ -78,8 +78,12 @@ def by_none(net, x, mask):
     return x if mask is None else x * mask
 
 
+def by_kind(net, x, _):
+    return x * 2 if isinstance(x, torch.Tensor) and torch.jit.isinstance(x, torch.Tensor) else x
+
+
 @pytest.mark.parametrize(
-    "body", [added_to, multiplied, by_method, by_function, by_layer, behind_identity, sizes, by_none]
+    "body", [added_to, multiplied, by_method, by_function, by_layer, behind_identity, sizes, by_none, by_kind]
 )
 def test_what_python_does_with_names_is_followed(body):
     model, x = block(body), example()
@@ -119,8 +123,12 @@ def by_shape(net, x, _):
     return x if x.shape[2] % 2 else -x
 
 
-def by_kind(net, x, _):
-    return x * 2 if isinstance(x, torch.Tensor) else x
+def by_type(net, x, _):
+    return x * 2 if type(x) is torch.Tensor else x
+
+
+def twice_as_wide_by_type(net, x, _):
+    return F.conv2d(torch.cat([x, x], 1) if type(x) is torch.Tensor else x, torch.ones(4, 6, 1, 1, dtype=torch.double))
 
 
 def after_an_error(net, x, _):
@@ -147,10 +155,11 @@ def remembering(net, x, _):
         (written_elsewhere, r"writes into a map that is there \(out=, add, test_follow.py:\d+\)"),
         (by_values, r"control flow, test_follow.py:\d+; its forward must not choose by the values or the shape"),
         (by_shape, r"control flow, test_follow.py:\d+; its forward must not choose by the values or the shape"),
-        (by_kind, r"torch.fx makes another network of it .*; its layer last reads something else"),
+        (by_type, r"torch.fx makes another network of it .*; its layer last reads something else"),
+        (twice_as_wide_by_type, "torch.fx makes another network of it, which does not run"),
         (after_an_error, "torch.fx makes another network of it"),
         (random, "another answer to the same input each time"),
-        (remembering, "another answer to the same input each time"),
+        (remembering, "another answer to the same input each time|cannot be followed"),
     ],
 )
 def test_what_cannot_be_followed_is_refused_by_line(body, reason):

@@ -29,7 +29,7 @@ OWN_LIMIT = 1e-5  # the same for a network that runs in float32 alone
 _TORCH = str(Path(torch.__file__).parent)
 _HINT = "its forward must not choose by the values or the shape of tensors"
 _SCRIPT_HINT = "build it without torch.jit.script and torch.jit.trace"
-_OTHER_HINT = "its forward must not ask what kind of object it was given (isinstance), nor go on after an error (try)"
+_OTHER_HINT = "its forward must not ask for the type of what it was given, nor go on after an error (try)"
 _IN_PLACE_HINT = "write x = x + ... in place of x += ..."
 NOT_REPEATABLE = "the network gives another answer to the same input each time, in eval mode too"
 REPEATABLE_HINT = (
@@ -91,7 +91,14 @@ def user_line(error: BaseException) -> str:
 
 
 class _Map(fx.Proxy):
-    """A stand-in that knows what Python's in-place operators do: ``+=`` changes the map that all names are on."""
+    """A stand-in that knows what Python's in-place operators do: ``+=`` changes the map that all names are on.
+
+    It passes for a tensor where ``forward`` asks ``isinstance``, as what it stands for would.
+    """
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Tensor]:
+        return Tensor
 
     def __setitem__(self, key: object, value: object) -> None:
         raise Unfollowed(f"its forward writes into a part of a map (x[...] = ..., {_line_of(sys._getframe(1))})")
@@ -111,6 +118,9 @@ for _name, _target in IN_PLACE.items():
 class _Follower(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Map(node, self)
+
+    def create_arg(self, value: Any) -> Any:
+        return value.node if issubclass(type(value), fx.Proxy) else super().create_arg(value)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
@@ -154,7 +164,7 @@ def _require_same(model: nn.Module, network: fx.GraphModule, example: Tensor, st
         dtype, limit = torch.float32, OWN_LIMIT
     whole, graph = (copy.deepcopy(one).to("cpu", dtype).eval() for one in (model, network))
     for seen in (value.to(dtype), value.to(dtype).flip(-1)):
-        expected, found = _answer(whole, seen, stage, way_out), _answer(graph, seen, stage, way_out)
+        expected, found = _answer(whole, seen, stage, way_out), _answer_of_graph(graph, seen, stage, way_out)
         if not torch.isfinite(expected).all():
             raise ConversionError(stage, "the network gives NaN or infinity", hint="are these its trained weights?")
         off = _differ(expected, found)
@@ -177,6 +187,15 @@ def _answer(network: nn.Module, seen: Tensor, stage: str, way_out: str) -> Tenso
     if not isinstance(output, Tensor):
         raise ConversionError(stage, f"the network gives a {type(output).__name__}, not one tensor", hint=way_out)
     return output
+
+
+def _answer_of_graph(graph: nn.Module, seen: Tensor, stage: str, way_out: str) -> Tensor:
+    """The graph's answer to what the network itself has answered."""
+    try:
+        return _answer(graph, seen, stage, way_out)
+    except InputError as error:
+        told = "the network cannot be followed: torch.fx makes another network of it, which does not run"
+        raise ConversionError(stage, told, hint=f"{_OTHER_HINT}; {way_out}") from error
 
 
 def _runs(model: nn.Module, seen: Tensor, dtype: torch.dtype) -> bool:
