@@ -128,7 +128,7 @@ def by_type(net, x, _):
 
 
 def twice_as_wide_by_type(net, x, _):
-    return F.conv2d(torch.cat([x, x], 1) if type(x) is torch.Tensor else x, torch.ones(4, 6, 1, 1, dtype=torch.double))
+    return F.conv2d(torch.cat([x, x], 1) if type(x) is torch.Tensor else x, torch.ones(3, 6, 1, 1).double())
 
 
 def after_an_error(net, x, _):
