@@ -53,6 +53,6 @@ def test_a_message_of_many_lines_becomes_one():
     def fail(x):
         raise RuntimeError("first\nsecond")
 
-    with pytest.raises(ConversionError, match=r"RuntimeError: first, test_refusals\.py:48; ") as caught:
+    with pytest.raises(ConversionError, match=r"RuntimeError: first, test_refusals\.py:\d+; ") as caught:
         prepare_qat(Around(Call(fail)), RK3588_RULES)
     assert "second" not in str(caught.value)
