@@ -93,6 +93,11 @@ def tasks(count: int, seed: int) -> list[tuple[str, int, int]]:
     return rows
 
 
+def tell(kind: str, seed: int, fault: str) -> tuple[str, int, str]:
+    print(f"FAULT {kind} {seed}: {fault}", file=sys.stderr, flush=True)
+    return kind, seed, fault
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100_000)
@@ -113,7 +118,7 @@ def main() -> None:
             dead = not worker.process.is_alive() and not worker.connection.poll()
             if worker.left and (dead or silent > 60 + 2 * SECONDS):
                 kind, seed, count = worker.left
-                faults.append((kind, seed, "the process died" if dead else "no answer"))
+                faults.append(tell(kind, seed, "the process died" if dead else "no answer"))
                 done += 1
                 worker.end()
                 workers[index] = Worker()
@@ -133,7 +138,7 @@ def main() -> None:
             done += 1
             results[kind][result] += 1
             if fault:
-                faults.append((kind, seed, fault))
+                faults.append(tell(kind, seed, fault))
         if time.monotonic() - told > 10:
             told = time.monotonic()
             left = (told - start) / max(done, 1) * (total - done)
