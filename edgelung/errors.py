@@ -21,6 +21,15 @@ __all__ = [
 ]
 
 
+MAX_MESSAGE = 2000  # characters; what libraries say may hold a whole file
+
+
+def one_line(text: str) -> str:
+    """The text in one printable line of bounded length; what terminals would act on is a space."""
+    line = text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
+    return line if len(line) <= MAX_MESSAGE else f"{line[:MAX_MESSAGE]} ..."
+
+
 class EdgelungError(Exception):
     """Root of all edgelung errors.
 
@@ -32,9 +41,9 @@ class EdgelungError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(one_line(message))
+        self.message = one_line(message)
+        self.hint = one_line(hint)
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message

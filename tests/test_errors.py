@@ -34,3 +34,9 @@ def test_every_kind_has_its_own_exit_code_beside_click_and_the_shell():
 
 def test_all_kinds_share_one_root():
     assert all(isinstance(error, errors.EdgelungError) for error in SAMPLES)
+
+
+@pytest.mark.parametrize("text", ["first\nsecond", "a\u2028b", "\x1b[31mred", "x" * 10_000])
+def test_every_message_is_one_printable_line_of_bounded_length(text):
+    error = errors.InputError(text, source=text, hint=text)
+    assert str(error).isprintable() and len(str(error)) < 5000

@@ -219,6 +219,7 @@ def parse_manifest(content: bytes, source: str) -> Manifest:
         raise BundleError(f"{MANIFEST_NAME} is not valid JSON ({error})", source=source) from None
     if not isinstance(data, dict) or data.get("format") != "edgelung-bundle":
         raise BundleError(f"{MANIFEST_NAME} is not that of an edgelung bundle", source=source)
+    _check_strings(data, source)
     version = data.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise BundleError(
@@ -233,3 +234,17 @@ def parse_manifest(content: bytes, source: str) -> Manifest:
     if version != FORMAT_VERSION:
         raise BundleError(f"unknown format version {version!r}", source=source)
     return manifest
+
+
+def _check_strings(tree: object, source: str, key: str = "") -> None:
+    """Refuse texts that a terminal would act on; they are shown by ``inspect`` and in errors. A recipe has lines."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            _check_strings(name, source, key)
+            _check_strings(value, source, name)
+    elif isinstance(tree, list):
+        for value in tree:
+            _check_strings(value, source, key)
+    elif isinstance(tree, str) and key != "recipe" and not tree.isprintable():
+        hint = "make the bundle again with edgelung-convert"
+        raise BundleError(f"{MANIFEST_NAME} holds a text with control characters", source=source, hint=hint)

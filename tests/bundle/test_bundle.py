@@ -234,3 +234,27 @@ def test_the_description_lists_every_artefact_with_its_network(pristine):
         (artefact,) = describe(opened)["artefacts"]
     assert {"network", "target", "precision", "file", "sha256", "size"} <= set(artefact)
     assert artefact["network"] == "bright"
+
+
+def test_a_golden_array_that_is_none_is_refused(tmp_path):
+    """Found by mutation: numpy parses the header as Python text, and its tokenizer's errors are no ValueError."""
+    target = make_bundle(tmp_path / "b")
+    manifest = json.loads((target / "manifest.json").read_text())
+    (network,) = manifest["networks"].values()
+    record = network["golden"][0]["input"]
+    content = (target / record["file"]).read_bytes().replace(b"(3, 64, 64)", b"(3, 64, 64 ")
+    (target / record["file"]).write_bytes(content)
+    record.update(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    with open_bundle(target) as bundle, pytest.raises(BundleError, match=r"input-0\.npy is not a plain \.npy array"):
+        bundle.golden("bright")
+
+
+@pytest.mark.parametrize("text", ["\u2028", "a\x1b[2J", "two\nlines"])
+def test_texts_that_a_terminal_would_act_on_are_refused(tmp_path, text):
+    target = make_bundle(tmp_path / "b")
+    manifest = json.loads((target / "manifest.json").read_text())
+    manifest["provenance"]["stages"] = [{"stage": "read", "summary": text}]
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="control characters"):
+        open_bundle(target)

@@ -1,6 +1,7 @@
 """NIfTI-1 against SimpleITK: one form of place in the patient. Two forms, or none: test_nifti_forms.py."""
 
 import gzip
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -176,3 +177,36 @@ def test_two_gzip_members_are_one_file(tmp_path):
     data = nifti_bytes()
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(data[:400]) + gzip.compress(data[400:]))
     np.testing.assert_array_equal(read_series(tmp_path / "a.nii.gz").hu, voxels())
+
+
+def peak_bytes(path):
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError) as caught:
+            read_series(path)
+        return tracemalloc.get_traced_memory()[1], str(caught.value)
+    finally:
+        tracemalloc.stop()
+
+
+def packed(path, first=352, depth=4, **changes):
+    content = nifti_bytes(voxels((4, 32, 32)), dim=(3, 32, 32, depth, 1, 1, 1, 1), vox_offset=(first,), **changes)
+    path.write_bytes(gzip.compress(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"depth": 4000}, "end after 8192 of 8192000 bytes"), ({"first": 16_000_000}, "end after 0 of 8192 bytes")],
+    ids=["more slices than there are", "voxels far behind the end"],
+)
+def test_what_a_packed_file_claims_takes_no_memory_before_it_is_there(tmp_path, changes, told):
+    peak, message = peak_bytes(packed(tmp_path / "scan.nii.gz", **changes))
+    assert told in message and peak < 1_500_000
+
+
+def test_a_file_in_several_gzip_members_is_read(tmp_path):
+    content = nifti_bytes(voxels((4, 32, 32)))
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(gzip.compress(content[:1000]) + gzip.compress(content[1000:]))
+    np.testing.assert_array_equal(read_series(path).hu, voxels((4, 32, 32)))

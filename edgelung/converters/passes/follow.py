@@ -96,8 +96,8 @@ class _Map(fx.Proxy):
     It passes for a tensor where ``forward`` asks ``isinstance``, as what it stands for would.
     """
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type[Tensor]:
+    @property
+    def __class__(self) -> type[Tensor]:  # type: ignore[override]
         return Tensor
 
     def __setitem__(self, key: object, value: object) -> None:

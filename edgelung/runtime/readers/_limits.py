@@ -19,6 +19,7 @@ from edgelung.volume import AXES, CtVolume, Vector
 __all__ = [
     "MAX_AXIS",
     "MAX_VOXELS",
+    "USUAL_RATIO",
     "check_held",
     "check_inflatable",
     "check_shape",
@@ -30,6 +31,7 @@ __all__ = [
 
 MAX_AXIS = 8192  # the largest CT matrix is 2048 wide, and a whole body in 0.25 mm slices has about 8000 of them
 MAX_VOXELS = 2**30  # 2 GiB as int16, four times the largest thorax series (2000 slices of 512 x 512)
+USUAL_RATIO = 4  # CTs are packed to a half or a third; beyond, what a header claims is looked at before it is believed
 DEFLATE_RATIO = 1032  # deflate never packs tighter: Mark Adler, https://zlib.net/zlib_tech.html
 
 TRUNCATED = "the file is cut short: copy or export it again"

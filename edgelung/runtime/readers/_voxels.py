@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,9 +14,10 @@ import numpy.typing as npt
 from edgelung.errors import InputError
 from edgelung.runtime.readers._limits import MISMATCHED, TRUNCATED
 
-__all__ = ["Inflater", "read_voxels"]
+__all__ = ["Inflater", "check_voxels_follow", "read_voxels"]
 
 CHUNK = 1 << 20
+BLOCK = 1 << 16  # of what is run through and not kept
 
 
 class Stream(Protocol):
@@ -89,21 +91,36 @@ def read_voxels(
             f"{needed >> 20} MiB of memory are needed and not free", source=source, field=field, hint="crop the series"
         ) from None
     target = voxels.reshape(-1).view(np.uint8).data
+    _fill(stream, len(target), lambda start, stop: target[start:stop], source, field)
+    if not dtype.isnative:
+        voxels = voxels.byteswap(inplace=True).view(dtype.newbyteorder("="))
+    return voxels
+
+
+def check_voxels_follow(stream: Stream, expected: int, *, source: object, field: str) -> None:
+    """Run through compressed data without keeping them: that they are as many bytes as the header promises.
+
+    Raises:
+        InputError: As :func:`read_voxels`, before memory is taken for the voxels.
+    """
+    block = memoryview(bytearray(min(BLOCK, expected)))
+    _fill(stream, expected, lambda start, stop: block[: min(stop - start, BLOCK)], source, field)
+
+
+def _fill(stream: Stream, expected: int, part: Callable[[int, int], memoryview], source: object, field: str) -> None:
+    """Read ``expected`` bytes and see that none follows; ``part(start, stop)`` is where some of them go."""
     filled = 0
     try:
-        while filled < len(target):
-            count = stream.readinto(target[filled : filled + CHUNK])
+        while filled < expected:
+            count = stream.readinto(part(filled, min(filled + CHUNK, expected)))
             if not count:
                 raise EOFError
             filled += count
         if stream.read(1):
             raise InputError(f"more than {filled} bytes of voxels follow", source=source, field=field, hint=MISMATCHED)
     except EOFError:
-        problem = f"the data end after {filled} of {len(target)} bytes"
+        problem = f"the data end after {filled} of {expected} bytes"
         raise InputError(problem, source=source, field=field, hint=TRUNCATED) from None
     except (zlib.error, zipfile.BadZipFile, OSError):
-        problem = f"the data are damaged after {filled} of {len(target)} bytes"
+        problem = f"the data are damaged after {filled} of {expected} bytes"
         raise InputError(problem, source=source, field=field, hint="copy or export the file again") from None
-    if not dtype.isnative:
-        voxels = voxels.byteswap(inplace=True).view(dtype.newbyteorder("="))
-    return voxels

@@ -18,9 +18,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgelung.runtime.readers._limits import check_held, check_inflatable, check_shape, check_spacing, checked_volume
+from edgelung.runtime.readers._limits import (
+    USUAL_RATIO,
+    check_held,
+    check_inflatable,
+    check_shape,
+    check_spacing,
+    checked_volume,
+)
 from edgelung.runtime.readers._metaheader import MetaHeader, read_header
-from edgelung.runtime.readers._voxels import Inflater, read_voxels
+from edgelung.runtime.readers._voxels import Inflater, check_voxels_follow, read_voxels
 from edgelung.volume import CtVolume
 
 __all__ = ["read_metaimage"]
@@ -143,4 +150,8 @@ def _read_data(
     if packed != held:
         raise header.error("CompressedDataSize", f"the file holds {held} compressed bytes", "copy the file again")
     check_inflatable(expected, held, source=source, field="DimSize")
+    if expected > held * USUAL_RATIO:
+        start = file.tell()
+        check_voxels_follow(Inflater(file), expected, source=source, field="DimSize")
+        file.seek(start)
     return read_voxels(Inflater(file), shape, dtype, source=source, field="DimSize")

@@ -25,7 +25,7 @@ from edgelung.runtime.readers._nifti_header import (
     parse_header,
     voxel_shape,
 )
-from edgelung.runtime.readers._voxels import read_voxels
+from edgelung.runtime.readers._voxels import check_voxels_follow, read_voxels
 from edgelung.volume import CtVolume
 
 __all__ = ["read_nifti"]
@@ -44,6 +44,7 @@ DTYPES = {
 }
 FIRST_VOXEL = 352  # the header and its four extension bytes
 MAX_EXTENSION_BYTES = 1 << 24
+BLOCK = 1 << 16
 MAX_SCALE = 1e6
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -92,9 +93,10 @@ def _read(stream: io.BufferedReader | gzip.GzipFile, path: Path, held: int, *, p
     expected = math.prod(shape) * dtype.itemsize
     if packed:
         check_inflatable(expected, held, source=path, field="dim")
+        _check_unpacked(path, int(first), expected)
     else:
         check_held(expected, held - int(first), source=path, field="dim")
-    _read_bytes(stream, int(first) - HEADER_BYTES, path)
+    _skip(stream, int(first) - HEADER_BYTES, path)
     hu = read_voxels(stream, shape, dtype, source=path, field="dim")
     return checked_volume(_scaled(hu, header), spacing, origin, direction, source=path)
 
@@ -107,6 +109,26 @@ def _read_bytes(stream: io.BufferedReader | gzip.GzipFile, count: int, path: Pat
         raise InputError("the compressed data end in the header", source=path, hint=TRUNCATED) from None
     except (OSError, zlib.error):
         raise InputError("the compressed data are damaged", source=path, hint="copy the file again") from None
+
+
+def _skip(stream: io.BufferedReader | gzip.GzipFile, count: int, path: Path) -> None:
+    while count > 0 and (block := _read_bytes(stream, min(count, BLOCK), path)):
+        count -= len(block)
+
+
+def _check_unpacked(path: Path, first: int, expected: int) -> None:
+    """That a gzip file holds what its NIfTI header promises, before memory is taken for it.
+
+    The last four bytes are the size modulo 2^32 (RFC 1952, ISIZE) of the only part that most files have; where they
+    say something else, the file is run through.
+    """
+    with path.open("rb") as file:
+        file.seek(-4, io.SEEK_END)
+        stated = int.from_bytes(file.read(4), "little")
+    if stated != (first + expected) % 2**32:
+        with gzip.open(path) as unpacked:
+            _skip(unpacked, first, path)
+            check_voxels_follow(unpacked, expected, source=path, field="dim")
 
 
 def _dtype(header: NiftiHeader, path: Path) -> np.dtype[Any]:
