@@ -96,7 +96,7 @@ class _Map(fx.Proxy):
     It passes for a tensor where ``forward`` asks ``isinstance``, as what it stands for would.
     """
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> type[Tensor]:  # type: ignore[override]
         return Tensor
 
