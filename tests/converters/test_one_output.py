@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from own_spec import own_spec
 from torch import nn
 
 from edgelung.converters import Recipe, convert
@@ -139,33 +140,13 @@ def build():
     torch.manual_seed(3)
     return Heads()
 """
-TOML = """task = "nodule-segmentation"
-[input.tensor]
-name = "ct"
-shape = [1, 3, 64, 64]
-[input.intensity]
-clip_hu = [-1000.0, 400.0]
-scale = 0.0007142857142857143
-offset = 0.7142857142857143
-[input.packing]
-before = 1
-outputs = 1
-after = 1
-[input.in_plane]
-halo_px = 8
-[output]
-quantity = "logit"
-[output.tensor]
-name = "out"
-shape = [1, 1, 64, 64]
-"""
 
 
 @pytest.fixture
 def heads(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "own_heads.py").write_text(OWN)
-    (tmp_path / "own.toml").write_text(TOML)
+    (tmp_path / "own.toml").write_text(own_spec(halo_px=8))
     import own_heads
 
     torch.save(own_heads.build().state_dict(), tmp_path / "own.pt")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from own_spec import own_spec
 from torch import nn
 
 from edgelung.converters import Recipe, convert
@@ -130,32 +131,13 @@ def build():
     first = nn.Conv2d(3, 8, 3, padding=1)
     return nn.Sequential(first, nn.InstanceNorm2d(8, affine=True), nn.ReLU(), nn.Conv2d(8, 1, 1))
 """
-SPEC = """task = "nodule-segmentation"
-[input.tensor]
-name = "ct"
-shape = [1, 3, 96, 96]
-[input.intensity]
-clip_hu = [-1000.0, 400.0]
-scale = 0.001
-[input.packing]
-before = 1
-outputs = 1
-after = 1
-[input.in_plane]
-max_tiles = {tiles}
-[output]
-quantity = "logit"
-[output.tensor]
-name = "out"
-shape = [1, 1, 96, 96]
-"""
 
 
 def test_conversion_measures_it_says_so_and_refuses(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "whole_plane.py").write_text(OWN)
-    (tmp_path / "many.toml").write_text(SPEC.format(tiles=16))
-    (tmp_path / "one.toml").write_text(SPEC.format(tiles=1))
+    (tmp_path / "many.toml").write_text(own_spec(96, max_tiles=16))
+    (tmp_path / "one.toml").write_text(own_spec(96, max_tiles=1))
     monkeypatch.syspath_prepend(tmp_path)
     from whole_plane import build
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from own_spec import own_spec
 from torch import nn
 
 from edgelung.bundle import open_bundle
@@ -10,27 +11,6 @@ from edgelung.calibration import phantom_slabs
 from edgelung.converters import Recipe, convert
 from edgelung.spec import SlicePacking
 
-SPEC = """task = "nodule-segmentation"
-[input.tensor]
-name = "ct"
-shape = [1, 3, 64, 64]
-[input.intensity]
-clip_hu = [-1000.0, 400.0]
-scale = 0.0007142857142857143
-offset = 0.7142857142857143
-[input.packing]
-before = 1
-outputs = 1
-after = 1
-[input.in_plane]
-halo_px = 16
-align_px = 4
-[output]
-quantity = "logit"
-[output.tensor]
-name = "out"
-shape = [1, 1, 64, 64]
-"""
 MODULE = """
 import torch
 from torch import nn
@@ -59,7 +39,7 @@ def build():
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     (tmp_path / "own_for_retraining.py").write_text(MODULE)
-    (tmp_path / "own.toml").write_text(SPEC)
+    (tmp_path / "own.toml").write_text(own_spec(halo_px=16, align_px=4))
     monkeypatch.syspath_prepend(str(tmp_path))
     import own_for_retraining
 
