@@ -229,4 +229,8 @@ class _Zip:
         return sizes
 
     def open(self, name: str) -> IO[bytes]:
-        return self._archive.open(name)
+        try:
+            return self._archive.open(name)
+        except (ValueError, KeyError, RuntimeError) as error:  # a name that is no UTF-8, a second directory, a password
+            problem = f"the zip file is damaged ({name}: {error})"
+            raise BundleError(problem, source=self._path, hint=_REMAKE) from None

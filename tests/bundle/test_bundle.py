@@ -258,3 +258,16 @@ def test_texts_that_a_terminal_would_act_on_are_refused(tmp_path, text):
     (target / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="control characters"):
         open_bundle(target)
+
+
+def test_a_zip_whose_local_names_are_damaged_is_refused(tmp_path):
+    """Found by mutation: the directory is whole, and the name before the data is no UTF-8 although it says so."""
+    target = make_bundle(tmp_path / "b.zip")
+    content = bytearray(target.read_bytes())
+    with zipfile.ZipFile(target) as archive:
+        start = archive.getinfo("manifest.json").header_offset
+    content[start + 7] |= 0x08  # general purpose bit 11: the name is UTF-8
+    content[start + 30] = 0xFF
+    target.write_bytes(content)
+    with pytest.raises(BundleError, match="the zip file is damaged"):
+        open_bundle(target)

@@ -19,7 +19,7 @@ import pydicom
 from mutation.subjects import repack
 
 DAMAGED = (  # what an archive gives that an earlier mutation broke
-    zipfile.BadZipFile, zlib.error, IndexError, OSError, EOFError, KeyError, NotImplementedError, RuntimeError
+    zipfile.BadZipFile, zlib.error, LookupError, OSError, EOFError, ValueError, NotImplementedError, RuntimeError
 )  # fmt: skip
 INTEGERS = (
     0,
