@@ -168,7 +168,8 @@ def onnx_function(path: Path | str, output: str = "") -> Callable[[Array], Array
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors reach us as exceptions
     try:
-        session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        providers = ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(str(path), settings, providers=providers, enable_fallback=0)
     except Exception as error:  # the engine's errors share no public base class
         raise BackendError("onnxruntime", "open", error) from error
     names = [node.name for node in session.get_inputs()]

@@ -378,3 +378,16 @@ def test_a_broken_installation_of_rknnlite_is_one_line(bundle, npu, monkeypatch)
     monkeypatch.delattr(sys.modules["rknnlite.api"], "RKNNLite")
     with pytest.raises(BackendError, match="rknn: import failed: cannot import name 'RKNNLite'"):
         open_session(bundle, "bright", "rknn")
+
+
+def test_a_damaged_network_prints_nothing(tmp_path, capsys):
+    target = make_bundle(tmp_path / "b")
+    manifest = json.loads((target / "manifest.json").read_text())
+    record = manifest["networks"]["bright"]["artefacts"][0]
+    content = (target / record["file"]).read_bytes()[:-40]
+    (target / record["file"]).write_bytes(content)
+    record.update(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    with open_bundle(target) as bundle, pytest.raises(BackendError, match="onnxruntime: open failed"):
+        open_session(bundle, "bright", "onnxruntime")
+    assert capsys.readouterr().out == ""

@@ -14,6 +14,7 @@ from edgelung.runtime.backends.protocol import SessionOptions, check_input, chec
 __all__ = ["OnnxRuntimeSession", "lacking"]
 
 ENGINE = "onnxruntime"
+PROVIDER = "CPUExecutionProvider"  # without fallback: it would try the same again, and print that
 
 
 def lacking() -> str:
@@ -38,7 +39,7 @@ class OnnxRuntimeSession:
         settings.log_severity_level = 3  # errors reach us as exceptions
         path = bundle.path(bundle.artefact(network, ENGINE))
         try:
-            self._session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(path, settings, providers=[PROVIDER], enable_fallback=0)
         except Exception as error:  # the engine's errors share no public base class
             raise BackendError(ENGINE, "open", _first_line(error)) from None
         self._check_graph()
