@@ -178,7 +178,7 @@ def _meta(pydicom: ModuleType, file: BinaryIO, path: Path) -> tuple[str, str, in
         data = io.BytesIO(begin[132:])
         meta = pydicom.filereader.read_dataset(data, False, True, stop_when=lambda tag, *_: int(tag) >> 16 != 2)
         syntax, media = str(meta.get("TransferSyntaxUID", "")), str(meta.get("MediaStorageSOPClassUID", ""))
-    except Exception:
+    except Exception:  # whatever pydicom raises on bytes that are no header
         problem = "this is not a DICOM file, or its first bytes are missing"
         raise InputError(problem, source=path, hint="remove it from the folder, or export the series again") from None
     return syntax, media, 132 + data.tell()

@@ -122,8 +122,8 @@ def _offsets(dataset: Any, basic: bytes) -> list[int]:
     """Where frames begin, in bytes after the first fragment's item header, by the extended or the basic table."""
     try:
         extended = dataset.get("ExtendedOffsetTable")
-    except Exception:
-        extended = None
+    except Exception:  # whatever pydicom raises on a damaged element; without offsets the frames are refused
+        return []
     if isinstance(extended, bytes) and extended and len(extended) % 8 == 0:
         return list(struct.unpack(f"<{len(extended) // 8}Q", extended))
     return list(struct.unpack(f"<{len(basic) // 4}L", basic)) if len(basic) % 4 == 0 else []

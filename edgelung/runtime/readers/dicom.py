@@ -135,11 +135,11 @@ def _check_no_localizer(parts: Sequence[Part10], source: Path) -> None:
 
 
 def _check_one_series(parts: Sequence[Part10], source: Path) -> None:
-    try:
-        counts = Counter(str(part.dataset.get("SeriesInstanceUID") or "") for part in parts)
-    except Exception:
-        counts = Counter({"": 1})
     field = "SeriesInstanceUID"
+    try:
+        counts = Counter(str(part.dataset.get(field) or "") for part in parts)
+    except Exception:  # whatever pydicom raises on a damaged element
+        raise InputError("cannot be read", source=source, field=field, hint="export the series again") from None
     if "" in counts:
         problem = f"{counts['']} of {len(parts)} files do not say which series they belong to"
         raise InputError(problem, source=source, field=field, hint="export the series again")
@@ -155,7 +155,7 @@ def _check_concatenation(parts: Sequence[Part10], source: Path) -> None:
     try:
         whole = {str(part.dataset.get("ConcatenationUID")): int(part.dataset.get(field) or 0) for part in parts}
         counts = Counter(str(part.dataset.get("ConcatenationUID")) for part in parts)
-    except Exception:
+    except Exception:  # likewise
         raise InputError("cannot be read", source=source, field=field, hint="export the series again") from None
     for uid, total in whole.items():
         if uid != "None" and total > counts[uid]:
